@@ -1,0 +1,3 @@
+from factorlm.cli import main
+
+main()

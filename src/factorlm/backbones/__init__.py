@@ -1,0 +1,1 @@
+"""Language models as text encoders: the only package that imports transformers and peft."""

@@ -1,0 +1,87 @@
+"""Which language model, from where, pooled how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from factorlm.assets import Mirror, fetch
+from factorlm.backbones.encoder import Pooling, TextEncoder
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model folder as transformers writes it, or a single GGUF file, which is dequantized and converted once.
+
+    Args:
+        name: for messages and reports.
+        mirrors: where the files are; see `factorlm.assets`.
+        pooling: ``last`` token, ``mean`` over tokens or the first (``cls``) token.
+        max_seq_len: tokens after which a text is cut.
+    """
+
+    name: str
+    mirrors: Sequence[Mirror]
+    pooling: Pooling
+    max_seq_len: int
+
+    def identity(self) -> str:
+        """Hash of what determines the vectors: weights, tokenizer, pooling and length."""
+        content = [[mirror.identity for mirror in self.mirrors], self.pooling, self.max_seq_len]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def load(self, cache_dir: Path) -> TextEncoder:
+        """Fetch the model and load it in float32 on the CPU.
+
+        Raises:
+            UserError: no mirror delivered it.
+        """
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        folder = self.fetch(cache_dir)
+        model = AutoModel.from_pretrained(folder, dtype="float32", local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return TextEncoder(model, tokenizer, self.pooling, self.max_seq_len)
+
+    def fetch(self, cache_dir: Path) -> Path:
+        """The folder of the model, downloaded and, if quantized, converted on the first call."""
+        fetched = fetch(self.name, self.mirrors, cache_dir)
+        quantized = sorted(fetched.glob("*.gguf"))
+        if not quantized:
+            return fetched
+        converted = cache_dir / "converted" / f"{fetched.name}-{quantized[0].stem}"
+        if not converted.exists():
+            converted.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(converted.with_suffix(".lock")):
+                if not converted.exists():
+                    _convert_gguf(quantized[0], converted)
+        return converted
+
+
+def _convert_gguf(source: Path, target: Path) -> None:
+    """Dequantize a GGUF file into a safetensors folder, so that it loads in a second instead of half a minute."""
+    from rich.console import Console
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with Console(stderr=True).status(f"converting {source.name} to safetensors, once"):
+        quantized = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype="float32", quantization_config=GgufConfig(dequantize=True)
+        )
+        config = type(quantized.config).from_dict(
+            {key: value for key, value in quantized.config.to_dict().items() if key != "quantization_config"}
+        )
+        model = AutoModelForCausalLM.from_config(config, dtype="float32")
+        model.load_state_dict(quantized.state_dict())
+        model.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(partial)
+    partial.replace(target)

@@ -1,0 +1,158 @@
+"""A transformer that turns texts into one vector each, able to start from stored hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from factorlm.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Pooling = Literal["last", "mean", "cls"]
+
+
+class TextEncoder(nn.Module):
+    """Token sequences to pooled last hidden states.
+
+    Always in evaluation mode: dropout of the backbone would make its vectors a function of the seed.
+
+    Args:
+        model: any causal or encoder model; its parameters are frozen.
+        tokenizer: of the model.
+        pooling: ``last`` token, ``mean`` over tokens or the first (``cls``) token.
+        max_seq_len: tokens after which a text is cut.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pooling: Pooling, max_seq_len: int
+    ) -> None:
+        super().__init__()
+        if pooling not in ("last", "mean", "cls"):
+            raise UserError(f"backbone.pooling={pooling!r}: it must be last, mean or cls")
+        model.config.use_cache = False
+        self.model = model.requires_grad_(False).eval()
+        self._tokenizer = tokenizer
+        self._pooling = pooling
+        self._max_seq_len = max_seq_len
+
+    @property
+    def hidden_size(self) -> int:
+        """H, the length of the vectors."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def num_layers(self) -> int:
+        """Transformer layers."""
+        return len(self._layers)
+
+    @property
+    def _layers(self) -> nn.ModuleList:
+        count = self.model.config.num_hidden_layers
+        return next(m for m in self.model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, at most ``max_seq_len``; an empty text becomes one end-of-text token."""
+        encoded = self._tokenizer(list(texts), truncation=True, max_length=self._max_seq_len)["input_ids"]
+        return [list(ids) or [self._tokenizer.eos_token_id or 0] for ids in encoded]
+
+    def forward(self, tokens: Sequence[Sequence[int]], hidden: Sequence[Tensor] | None = None, layer: int = 0) -> Tensor:
+        """Pool the last hidden state of n texts.
+
+        Args:
+            tokens: n lists of token ids.
+            hidden: n stored hidden states [t, H] that enter layer ``layer``, as `hidden_states` gives them; the layers
+                below are then skipped.
+            layer: the first layer to run.
+
+        Returns:
+            [n, H] in float32.
+        """
+        ids, mask = self._pad(tokens)
+        if hidden is None:
+            states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        else:
+            with self._resumed(nn.utils.rnn.pad_sequence(list(hidden), batch_first=True), layer):
+                states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self._pool(states.float(), mask)
+
+    @torch.no_grad()
+    def hidden_states(self, tokens: Sequence[Sequence[int]], layer: int) -> list[Tensor]:
+        """Hidden states [t, H] that enter layer ``layer`` of n texts; nothing above is computed."""
+        ids, mask = self._pad(tokens)
+        caught: list[Tensor] = []
+
+        def catch(module: nn.Module, args: tuple[Any, ...]) -> None:
+            caught.append(args[0])
+            raise _EnoughError
+
+        handle = self._layers[layer].register_forward_pre_hook(catch)
+        try:
+            self.model(input_ids=ids, attention_mask=mask)
+        except _EnoughError:
+            pass
+        finally:
+            handle.remove()
+        return [states[: len(text)] for states, text in zip(caught[0], tokens, strict=True)]
+
+    @contextmanager
+    def _resumed(self, hidden: Tensor, layer: int) -> Iterator[None]:
+        """Run the model with ``hidden`` [n, t, H] as the input of ``layer`` and nothing computed below it."""
+        layers = self._layers
+        below = [layers[index] for index in range(layer)]
+        handle = layers[layer].register_forward_pre_hook(lambda module, args: (hidden, *args[1:]))
+        try:
+            for index in range(layer):
+                layers[index] = _Skip()
+            yield
+        finally:
+            handle.remove()
+            for index, module in enumerate(below):
+                layers[index] = module
+
+    def _pad(self, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        device = self.model.device
+        rows = [torch.tensor(list(ids)) for ids in tokens]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        return ids.to(device), mask.to(device)
+
+    def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        if self._pooling == "cls":
+            return states[:, 0]
+        if self._pooling == "last":
+            return states[torch.arange(len(states)), mask.sum(1) - 1]
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        return (states * weights).sum(1) / weights.sum(1)
+
+
+class _Skip(nn.Module):
+    """Stands in for a layer whose output will not be used."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return hidden_states
+
+
+class _EnoughError(Exception):
+    """Ends a forward pass as soon as the wanted hidden state is there."""
+
+
+def length_batches(tokens: Sequence[Sequence[int]], max_tokens: int = 2048) -> Iterator[list[int]]:
+    """Yield index lists of texts of similar length, shortest first, at most ``max_tokens`` with padding each."""
+    batch: list[int] = []
+    for index in sorted(range(len(tokens)), key=lambda i: len(tokens[i])):
+        if batch and (len(batch) + 1) * len(tokens[index]) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

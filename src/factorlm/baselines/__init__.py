@@ -1,0 +1,1 @@
+"""Baselines without gradient: `fit` on training pairs, then the same contract as a `Recommender`."""

@@ -1,0 +1,128 @@
+"""The command line: ``factorlm COMMAND [key=value ...]``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from factorlm.errors import UserError
+
+COMMANDS = {
+    "prepare": "fetch a dataset, check it, split it; later commands reuse the result",
+    "train": "train and evaluate one arm with one seed",
+    "evaluate": "evaluate a finished run again from its checkpoint",
+    "compare": "run a study's arms and seeds, or take finished runs, and compare them user by user",
+    "check": "validate every config file, or one composition, against the real signatures",
+    "runs": "list runs",
+    "completion": "print the shell completion script for bash or zsh",
+}
+CONFIGS = {"prepare": "train", "train": "train", "check": "train"}
+HELP = """FactorLM: does the language model make this recommender better, by how much, at what cost?
+
+usage: factorlm COMMAND [key=value ...]
+
+commands
+{commands}
+
+examples
+  factorlm train dataset=ml100k split=user_time seed=1
+  factorlm train backbone=minilm dataset=ml100k split=cold_item seed=1
+  factorlm train dataset=files dataset.interactions=clicks.csv dataset.columns.user=customer \\
+                 dataset.columns.item=sku dataset.columns.timestamp=time
+  factorlm compare study=ml100k-text-vs-id
+  factorlm compare runs=[runs/a,runs/b]
+  factorlm train -m seed=1,2,3                       several runs, one after the other
+
+`factorlm COMMAND --help` lists the config groups and keys of a command; `--cfg job` prints its whole config.
+Exit status: 0 done, 2 a mistake in the input, 1 a bug of ours, 130 interrupted, 143 terminated.
+Completion: eval "$(factorlm completion bash)"
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit with its status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(given)
+        code = 0
+    except UserError as error:
+        print(f"factorlm: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("factorlm: interrupted; finished runs are kept, call again to continue", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except BaseException as error:
+        if type(error).__name__ != "TerminatedError":
+            raise
+        print("factorlm: terminated; finished runs are kept, call again to continue", file=sys.stderr)
+        code = 143
+    sys.exit(code)
+
+
+def _dispatch(given: list[str]) -> None:
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(HELP.format(commands="\n".join(f"  {name:11s} {text}" for name, text in COMMANDS.items())), end="")
+        return
+    if given[0] in ("-V", "--version"):
+        from factorlm import __version__
+
+        print(f"factorlm {__version__}")
+        return
+    name = given[0]
+    if name == "completion":
+        from factorlm.commands.completion import main as complete
+
+        complete(given[1:], list(COMMANDS), CONFIGS)
+        return
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{name}: no such command{hint}; there are {', '.join(COMMANDS)}")
+    _run_hydra(name, ["json=true" if argument == "--json" else argument for argument in given[1:]])
+
+
+def _run_hydra(name: str, overrides: list[str]) -> None:
+    """Hand the arguments to Hydra, whose exceptions come back untranslated so that we can explain them."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from factorlm.config.compose import conf_dir, explain
+    from factorlm.config.schema import register
+
+    config_name = CONFIGS.get(name, name)
+    register()
+
+    mistakes: list[UserError] = []  # kept from Hydra, which would print a line of its own for each
+
+    def task(config: DictConfig) -> object:
+        try:
+            return import_module(f"factorlm.commands.{name}").main(config)
+        except UserError as error:
+            mistakes.append(error)
+            return None
+
+    saved, sys.argv = sys.argv, [f"factorlm {name}", *overrides]
+    try:
+        GlobalHydra.instance().clear()
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, config_name)) from error
+    except SystemExit as stop:
+        if stop.code:
+            raise UserError("see the usage above") from None
+    finally:
+        sys.argv = saved
+    if mistakes:
+        raise mistakes[0]

@@ -1,0 +1,57 @@
+"""``factorlm check``: every config file, or one composition, against the real signatures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+
+from factorlm.comparison.study import load_study, train_overrides
+from factorlm.config.check import check_config
+from factorlm.config.compose import compose_config, conf_dir
+from factorlm.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+FILLED = {
+    "dataset/files": ["dataset.interactions=interactions.csv"],
+    "backbone/folder": ["backbone.mirrors.0.url=file:///model"],
+    "adapter/lora": ["backbone=tiny"],
+}
+SHELLS = {"hydra"}
+
+
+def main(config: DictConfig) -> None:
+    """Check the composition at hand; without overrides also every option of every group and every study."""
+    check_config(config)
+    checked = 1
+    if not HydraConfig.get().overrides.task:
+        for overrides in (*option_overrides(conf_dir()), *study_overrides(Path("experiments"))):
+            try:
+                check_config(compose_config("train", overrides))
+            except UserError as error:
+                raise UserError(f"{' '.join(overrides)}: {error}") from error
+            checked += 1
+    print(f"{checked} compositions are valid")
+
+
+def option_overrides(conf: Path) -> list[list[str]]:
+    """Overrides that choose each option of each group once."""
+    found = []
+    for path in sorted(conf.glob("*/**/*.yaml")):
+        group, option = str(path.parent.relative_to(conf)), path.stem
+        if group.split("/")[0] not in SHELLS:
+            group, option = group.split("/")[0], str(path.relative_to(conf / group.split("/")[0]).with_suffix(""))
+            found.append([f"{group}={option}", *FILLED.get(f"{group}/{option}", [])])
+    return found
+
+
+def study_overrides(root: Path) -> list[list[str]]:
+    """Overrides of each arm under each protocol of each study below ``root``."""
+    found = []
+    for path in sorted(root.glob("*/study.yaml")):
+        study = load_study(path.parent)
+        found += [train_overrides(study, protocol, arm, study.seeds[0]) for protocol in study.protocols for arm in study.arms]
+    return found

@@ -1,0 +1,172 @@
+"""``factorlm compare``: a study's arms and seeds, or finished runs, compared user by user."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from factorlm.commands.pool import Job, train_all
+from factorlm.comparison.compare import compare_runs
+from factorlm.comparison.study import Study, chosen, load_study, train_overrides
+from factorlm.config.build import cache_dir, make, make_data
+from factorlm.config.check import check_config
+from factorlm.config.compose import compose_config
+from factorlm.data.prepared import prepare
+from factorlm.errors import UserError
+from factorlm.reporting.study import study_report, study_results
+from factorlm.reporting.tables import rich_table, verdict
+from factorlm.runs.record import read_record, write_json
+
+
+def main(config: DictConfig) -> None:
+    """Run what is missing, compare, print the tables and name the report."""
+    if (config.study is None) == (config.runs is None):
+        raise UserError("name a study (study=NAME) or finished runs (runs=[FOLDER,FOLDER]), and not both")
+    if config.runs is not None:
+        _compare_folders(config, [Path(folder).expanduser() for folder in config.runs])
+        return
+    study = load_study(Path(config.studies) / config.study)
+    protocols = chosen(list(study.protocols), config.protocols, "protocols")
+    arms = chosen(list(study.arms), config.arms, "arms")
+    seeds = list(config.seeds or study.seeds)
+    folders = _train(config, study, protocols, arms, seeds)
+    metric = config.metric or study.metric
+    reference = study.baseline if study.baseline in arms else arms[0]
+    ordered = [reference, *(arm for arm in arms if arm != reference)]
+    comparisons = {
+        protocol: compare_runs(
+            {arm: [folders[_name(protocol, arm, seed)] for seed in seeds] for arm in ordered}, metric, config.resamples
+        )
+        for protocol in protocols
+    }
+    root = Path(config.run.root).expanduser() / study.name
+    write_json(root / "comparison.json", {"study": study.name, "question": study.question, "protocols": comparisons})
+    report = root / "report.md"
+    report.write_text(study_report(study, comparisons))
+    if config.publish:
+        target = Path(config.studies) / study.name
+        for protocol in protocols:
+            records = [folders[_name(protocol, arm, seed)] for arm in arms for seed in seeds]
+            (target / "results").mkdir(exist_ok=True)
+            write_json(target / "results" / f"{protocol}.json", study_results(comparisons[protocol], map(_record, records)))
+        shutil.copy(report, target / "report.md")
+    _track(config, study, root, comparisons)
+    if config.json:
+        print(json.dumps({"study": study.name, "protocols": comparisons, "report": str(report)}))
+        return
+    console = Console()
+    console.print(f"[bold]{study.question}[/bold]")
+    for protocol, comparison in comparisons.items():
+        console.print()
+        console.print(rich_table(comparison, f"{study.name}: {protocol}"))
+        for sentence in verdict(comparison, study.smallest_effect):
+            console.print(f"  {sentence}", highlight=False, soft_wrap=True)
+    print(f"\ncomparison {root / 'comparison.json'}\nreport {report}")
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record = read_record(folder)
+    assert record is not None
+    return record
+
+
+def _name(protocol: str, arm: str, seed: int) -> str:
+    return f"{protocol}/{arm} seed {seed}"
+
+
+def _train(config: DictConfig, study: Study, protocols: list[str], arms: list[str], seeds: list[int]) -> dict[str, Path]:
+    """Fetch what the runs need, then train those that are missing."""
+    jobs = []
+    for protocol in protocols:
+        for seed in seeds:
+            for arm in _with_starts(study, arms):
+                overrides = [*train_overrides(study, protocol, arm, seed), *config.overrides]
+                composed = compose_config("train", overrides)
+                composed.tracking, composed.cache, composed.run.root = config.tracking, config.cache, config.run.root
+                check_config(composed)
+                content = OmegaConf.to_container(composed, resolve=True)
+                assert isinstance(content, dict)
+                after = study.arms[arm].init_from
+                jobs.append(Job(_name(protocol, arm, seed), content, after and _name(protocol, after, seed)))  # type: ignore[arg-type]
+    _fetch(jobs)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(study.name, total=len(jobs))
+        running: list[str] = []
+
+        def report(name: str, event: str) -> None:
+            if event == "started":
+                running.append(name)
+            else:
+                running.remove(name)
+                progress.advance(task)
+                if event != "done":
+                    progress.console.print(f"[red]{name}: {event}", highlight=False)
+            progress.update(task, description=", ".join(running) or study.name)
+
+        return train_all(jobs, config.jobs, report)
+
+
+def _with_starts(study: Study, arms: list[str]) -> list[str]:
+    """The arms and those they start from, in the study's order."""
+    needed = set(arms)
+    for name in reversed(list(study.arms)):
+        start = study.arms[name].init_from
+        if name in needed and start:
+            needed.add(start)
+    return [name for name in study.arms if name in needed]
+
+
+def _fetch(jobs: list[Job]) -> None:
+    """Download, convert and split once, visibly, before processes start that would each wait for it."""
+    seen = set()
+    for job in jobs:
+        config = OmegaConf.create(job.config)
+        key = json.dumps([job.config[name] for name in ("dataset", "split", "backbone")], sort_keys=True)
+        if key not in seen:
+            seen.add(key)
+            prepare(*make_data(config), cache_dir(config))
+            if config.backbone is not None:
+                make(config.backbone).fetch(cache_dir(config))
+
+
+def _compare_folders(config: DictConfig, folders: list[Path]) -> None:
+    if len(folders) < 2:
+        raise UserError("runs: name two or more run folders, the baseline first")
+    grouped: dict[str, list[Path]] = {}
+    for folder in folders:
+        record = read_record(folder)
+        if record is None:
+            raise UserError(f"runs: {folder} holds no run")
+        grouped.setdefault(record["arm"], []).append(folder)
+    if len(grouped) == 1:
+        grouped = {str(folder): [folder] for folder in folders}
+    comparison = compare_runs(grouped, config.metric or "ndcg@10", config.resamples)
+    if config.json:
+        print(json.dumps(comparison))
+        return
+    Console().print(rich_table(comparison, " / ".join(grouped)))
+    for sentence in verdict(comparison, None):
+        print(f"  {sentence}")
+
+
+def _track(config: DictConfig, study: Study, root: Path, comparisons: Mapping[str, Any]) -> None:
+    """Mirror the tables to W&B."""
+    if config.tracking is None:
+        return
+    from factorlm.reporting.tables import header, rows
+    from factorlm.tracking.wandb import finish, log_table
+
+    folder = root / "comparison"
+    settings = {"study": study.name, "question": study.question, "metric": study.metric}
+    logger = make(config.tracking).start(folder, name=study.name, group=study.name, job_type="compare", config=settings)
+    for protocol, comparison in comparisons.items():
+        log_table(logger, f"compare/{protocol}", header(comparison), rows(comparison))
+    finish(logger, 0)

@@ -1,0 +1,116 @@
+"""Train several runs at once, a process each, started from one that has already imported everything."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factorlm.errors import UserError
+
+PRELOAD = ["factorlm.commands.train", "factorlm.training.fit", "factorlm.tracking.wandb", "transformers"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to train: a name for messages, its config as plain data, and the name of the job to start from."""
+
+    name: str
+    config: dict[str, Any]
+    after: str | None = None
+
+
+def train_all(jobs: list[Job], workers: int, report: Callable[[str, str], None]) -> dict[str, Path]:
+    """Train jobs and return the folder of each by name; every job runs even if others fail.
+
+    Args:
+        jobs: in the order they should start; a job waits for the one it starts from.
+        workers: processes at once.
+        report: called with a job's name and ``started``, ``done`` or what went wrong.
+
+    Raises:
+        UserError: names the jobs that failed, with the reason of the first.
+    """
+    folders: dict[str, Path] = {}
+    failed: dict[str, str] = {}
+    waiting, running = list(jobs), dict[Future[Path], Job]()
+    with _pool(workers) as pool:
+        while waiting or running:
+            for job in [job for job in waiting if job.after in folders or job.after is None][: workers - len(running)]:
+                waiting.remove(job)
+                start = str(folders[job.after]) if job.after else None
+                report(job.name, "started")
+                running[pool.submit(_work, job.config | ({"init_from": start} if start else {}))] = job
+            for job in [job for job in waiting if job.after in failed]:
+                waiting.remove(job)
+                failed[job.name] = f"{job.after} failed, and it starts from there"
+            if not running:
+                continue
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                try:
+                    folders[job.name] = future.result()
+                    report(job.name, "done")
+                except BrokenProcessPool as error:
+                    raise UserError(f"a process that trained {job.name} was killed, perhaps for memory; lower jobs") from error
+                except Exception as error:
+                    failed[job.name] = f"{type(error).__name__}: {error}" * (not isinstance(error, UserError)) or str(error)
+                    report(job.name, failed[job.name])
+    if failed:
+        name, reason = next(iter(failed.items()))
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, first {name}: {reason}; call again to retry them")
+    return folders
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent, max_tasks_per_child=1)
+    try:
+        yield pool
+    except BaseException:
+        processes: Mapping[int, Any] = pool._processes or {}
+        for process in list(processes.values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, so that nothing trains on unseen."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(content: dict[str, Any]) -> Path:
+    from omegaconf import OmegaConf
+
+    from factorlm.commands.train import TerminatedError, run_folder, train
+
+    config = OmegaConf.create(content)
+    folder = run_folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    try:
+        return train(config, progress=False, wait=True)
+    except (KeyboardInterrupt, TerminatedError):
+        os._exit(1)

@@ -1,0 +1,264 @@
+"""``factorlm train``: one arm, one seed, one run folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import polars as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+from factorlm.config.build import cache_dir, make, make_data
+from factorlm.config.check import check_config
+from factorlm.config.model import make_model
+from factorlm.data.prepared import Prepared, load_prepared, prepare
+from factorlm.errors import UserError
+from factorlm.evaluation.ranking import evaluate_ranking, means, ranking_task
+from factorlm.metrics.ranking import RankingMetrics
+from factorlm.metrics.ranks import DEFINITIONS
+from factorlm.models.recommender import Recommender
+from factorlm.runs.identity import code_version, digest, protocol
+from factorlm.runs.record import Record, read_record
+from factorlm.runs.store import claim, clear
+from factorlm.training.checkpoint import load_checkpoint, save_checkpoint
+
+# what a config holds that cannot change a result
+IRRELEVANT = ("study", "arm", "run", "cache", "tracking", "plugins", "eval_batch_size")
+log = Console(stderr=True)
+
+
+class TerminatedError(BaseException):
+    """SIGTERM arrived: the machine wants the process to end."""
+
+
+def run_key(config: DictConfig) -> str:
+    """What determines the result of a run: its config, the content of its data, the code and the run it starts from."""
+    content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    relevant = {str(key): value for key, value in content.items() if key not in IRRELEVANT}
+    source, _ = make_data(config)
+    start = (read_record(Path(config.init_from)) or {}).get("key") if config.init_from else None
+    return digest([relevant | {"init_from": start}, source.identity(), code_version()])
+
+
+def run_folder(config: DictConfig) -> Path:
+    """``run.dir``, or a folder under ``run.root`` named by study, arm, seed and key."""
+    if config.run.dir:
+        return Path(config.run.dir).expanduser()
+    name = f"{config.arm}-seed{config.seed}-{run_key(config)}"
+    return Path(config.run.root).expanduser() / config.study / name
+
+
+def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> Path:
+    """Train and evaluate one run; return its folder. A finished run of the same key is reused.
+
+    Args:
+        config: composed train config.
+        progress: whether to show a progress bar.
+        wait: for another process that trains the same run, instead of refusing.
+
+    Raises:
+        UserError: the config or the data is wrong, or the folder holds another run.
+    """
+    started = time.perf_counter()
+    check_config(config)
+    torch.set_num_threads(config.threads)
+    key, folder = run_key(config), run_folder(config)
+    if config.init_from and (read_record(Path(config.init_from)) or {}).get("status") != "done":
+        raise UserError(f"init_from={config.init_from} is not the folder of a finished run: train that run first")
+    with claim(folder, wait):
+        found = read_record(folder)
+        if found is not None and found.get("key") != key:
+            raise UserError(f"run.dir={folder} holds another run ({found.get('key')}, not {key}): name an empty folder")
+        if found is not None and found["status"] == "done":
+            log.print(f"already finished, reused: {folder}", highlight=False)
+            return folder
+        clear(folder)
+        OmegaConf.save(config, folder / "config.yaml", resolve=True)
+        names = {"key": key, "study": config.study, "arm": config.arm, "seed": config.seed}
+        record = Record(folder, {**names, "init_from": config.init_from})
+        previous = signal.signal(signal.SIGTERM, _terminated) if _in_main_thread() else None
+        tracker = None
+        try:
+            if config.tracking is not None:
+                with _quiet():
+                    tracker = make(config.tracking).start(
+                        folder, name=f"{config.arm}-seed{config.seed}", group=config.study, job_type=config.arm,
+                        config=OmegaConf.to_container(config, resolve=True),
+                    )  # fmt: skip
+            _run(config, folder, record, tracker, started, progress)
+            _finish(record, tracker, "done", 0)
+        except (KeyboardInterrupt, TerminatedError):
+            _finish(record, tracker, "cancelled", 143)
+            raise
+        except BaseException as error:
+            record.update(error=f"{type(error).__name__}: {error}")
+            _finish(record, tracker, "failed", 1)
+            raise
+        finally:
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
+    return folder
+
+
+def _finish(record: Record, tracker: Any, status: str, exit_code: int) -> None:
+    if tracker is not None:
+        from factorlm.tracking.wandb import finish
+
+        with _quiet():
+            finish(tracker, exit_code)
+    record.finish(status)
+
+
+def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started: float, progress: bool) -> None:
+    seconds: dict[str, float] = {}
+    clock = _Clock(seconds)
+    import pytorch_lightning as lightning
+
+    _silence_lightning()
+    source, rule = make_data(config)
+    prepared_folder, meta = prepare(source, rule, cache_dir(config))
+    prepared = load_prepared(prepared_folder)
+    metrics: RankingMetrics = make(config.metrics)
+    if config.selection not in metrics.names:
+        raise UserError(f"selection={config.selection}: metrics has {', '.join(metrics.names)}")
+    parts = protocol(
+        data=prepared.data_fingerprint, split=prepared.split_fingerprint, rows=meta["split"]["rows"],
+        candidates=rule.candidates, exclusion="valid: train; test: train+valid",
+        metrics=[DEFINITIONS, *metrics.names], selection=f"max valid/{config.selection}",
+    )  # fmt: skip
+    record.update(protocol=parts, fingerprint=digest(parts), split=meta["split"])
+    clock("prepare")
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    model = make_model(config, prepared)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    record.update(parameters={"trainable": trainable, "frozen": frozen})
+    clock("build")
+    history: dict[str, Any] = {}
+    if isinstance(model, Recommender):
+        if config.init_from:
+            load_checkpoint(model, Path(config.init_from) / "checkpoint", new=".lora_")
+        history = _fit(config, folder, model, prepared, metrics, tracker, progress)
+    else:
+        save_checkpoint(model, folder / "checkpoint")
+    clock("train")
+    model.eval()
+    valid, _ = evaluate_ranking(model, prepared, "valid", metrics, config.eval_batch_size, config.top)
+    per_user, top = evaluate_ranking(model, prepared, "test", metrics, config.eval_batch_size, config.top)
+    write_parquet(per_user, folder / "per_user.parquet")
+    write_parquet(top, folder / "topk.parquet")
+    values = means(valid, "valid") | means(per_user, "test")
+    clock("evaluate")
+    seconds["total"] = round(time.perf_counter() - started, 2)
+    if tracker is not None:
+        from factorlm.tracking.wandb import summarize
+
+        summarize(tracker, {**values, "fingerprint": digest(parts), "seconds": seconds, "parameters": trainable})
+    record.update(metrics=values, seconds=seconds, test_evaluations=1, **history)
+
+
+def _fit(
+    config: DictConfig, folder: Path, model: Recommender, prepared: Prepared, metrics: RankingMetrics, tracker: Any,
+    progress: bool,
+) -> dict[str, Any]:  # fmt: skip
+    from factorlm.training.fit import fit
+    from factorlm.training.module import PairBatches, RecommenderModule, TaskBatches
+
+    train = [torch.from_numpy(rows["train"]) for rows in (prepared.split.users, prepared.split.items)]
+    task = ranking_task(prepared, "valid")
+    module = RecommenderModule(
+        model, make(config.objective), make(config.optimizer), metrics.clone(), train[1].unique(), task, config.seed
+    )
+    before = _frozen_digest(model)
+    result = fit(
+        module, PairBatches(*train, config.batch_size, config.seed), TaskBatches(task, config.eval_batch_size),
+        make(config.trainer), monitor=f"valid/{config.selection}", patience=config.patience,
+        folder=folder / "checkpoint", logger=tracker, progress=progress,
+    )  # fmt: skip
+    if _frozen_digest(model) != before:
+        raise RuntimeError("training changed weights that are frozen")
+    rows_seen = min(result.steps * config.batch_size, len(result.history) * len(train[0]))
+    return {"best_epoch": result.best_epoch, "steps": result.steps, "training_rows_seen": rows_seen, "history": result.history}
+
+
+def _frozen_digest(model: nn.Module) -> str:
+    """Hash of the frozen weights; the empty model hashes equal too."""
+    import hashlib
+
+    content = hashlib.sha256()
+    for name, value in model.named_parameters():
+        if not value.requires_grad:
+            content.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return content.hexdigest()
+
+
+def write_parquet(table: pl.DataFrame, path: Path) -> None:
+    """Write a table atomically."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    table.write_parquet(partial)
+    partial.replace(path)
+
+
+class _Clock:
+    """Notes the seconds since the last call under a name."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds, self._last = seconds, time.perf_counter()
+
+    def __call__(self, name: str) -> None:
+        now = time.perf_counter()
+        self._seconds[name], self._last = round(now - self._last, 2), now
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    raise TerminatedError
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+def _silence_lightning() -> None:
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+
+class _quiet:  # noqa: N801
+    """Send what a library prints to standard error, so that standard output stays ours."""
+
+    def __enter__(self) -> None:
+        self._stdout, sys.stdout = sys.stdout, sys.stderr
+
+    def __exit__(self, *error: object) -> None:
+        sys.stdout = self._stdout
+
+
+def summary(folder: Path) -> Mapping[str, float]:
+    """The test metrics in a run's record."""
+    record = read_record(folder) or {}
+    return {name: value for name, value in record.get("metrics", {}).items() if name.startswith("test/")}
+
+
+def main(config: DictConfig) -> float:
+    """Train, print the test metrics and, last, the run folder; return the validation metric for sweepers."""
+    folder = train(config)
+    for name, value in summary(folder).items():
+        print(f"{name:24s} {value:.4f}")
+    print(folder)
+    record = read_record(folder)
+    assert record is not None
+    return float(record["metrics"][f"valid/{config.selection}"])

@@ -1,0 +1,1 @@
+"""Comparison: arms paired user by user."""

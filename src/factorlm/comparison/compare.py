@@ -1,0 +1,94 @@
+"""Compare arms from their run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from factorlm.comparison.statistics import Floats, holm, paired_effect
+from factorlm.errors import UserError
+from factorlm.runs.identity import require_same_protocol
+from factorlm.runs.record import read_record
+
+
+def compare_runs(arms: Mapping[str, Sequence[Path]], metric: str, resamples: int) -> dict[str, Any]:
+    """Pair every arm with the first, the baseline, user by user and seed by seed.
+
+    Args:
+        arms: finished run folders of each arm, in the order of the seeds; the first arm is the baseline.
+        metric: primary metric, such as ``ndcg@10``.
+        resamples: of bootstrap and permutation test.
+
+    Returns:
+        Plain data: ``metric``, ``baseline``, ``fingerprint``, ``users``, ``seeds`` and, for each arm, ``metrics``
+        (mean and standard deviation over seeds), ``effect`` against the baseline (None for itself) and ``cost``.
+
+    Raises:
+        UserError: protocols differ, a metric is missing, or arms have different numbers of seeds.
+    """
+    records = {(name, folder): _record(folder) for name, folders in arms.items() for folder in folders}
+    require_same_protocol({f"{name} ({folder})": record for (name, folder), record in records.items()})
+    counts = {name: len(folders) for name, folders in arms.items()}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"arms must have the same number of seeds to be paired, they have {counts}")
+    values = {name: _per_user(folders, metric) for name, folders in arms.items()}
+    baseline = next(iter(arms))
+    effects = {name: paired_effect(values[name] - values[baseline], resamples) for name in list(arms)[1:]}
+    adjusted = dict(zip(effects, holm([effect.p_value for effect in effects.values()]), strict=True))
+    first = records[baseline, arms[baseline][0]]
+    return {
+        "metric": metric,
+        "baseline": baseline,
+        "fingerprint": first["fingerprint"],
+        "users": int(values[baseline].shape[1]),
+        "seeds": [records[baseline, folder]["seed"] for folder in arms[baseline]],
+        "resamples": resamples,
+        "arms": {
+            name: {
+                "metrics": _over_seeds([records[name, folder]["metrics"] for folder in folders]),
+                "effect": asdict(effects[name]) | {"p_holm": adjusted[name]} if name in effects else None,
+                "cost": _cost([records[name, folder] for folder in folders]),
+                "runs": [str(folder) for folder in folders],
+            }
+            for name, folders in arms.items()
+        },
+    }
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record = read_record(folder)
+    if record is None or record["status"] != "done":
+        raise UserError(f"{folder} holds no finished run: train it first")
+    return record
+
+
+def _per_user(folders: Sequence[Path], metric: str) -> Floats:
+    """Values [S, U] of the users every table has, in the order of their ids."""
+    tables = [pl.read_parquet(folder / "per_user.parquet") for folder in folders]
+    for folder, table in zip(folders, tables, strict=True):
+        if metric not in table.columns:
+            raise UserError(f"metric={metric} is not in {folder}, which has {', '.join(table.columns[1:])}")
+    columns = [table.sort("user_id").filter(pl.col(metric).is_not_nan())[metric].to_numpy() for table in tables]
+    return np.stack(columns)
+
+
+def _over_seeds(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    result = {}
+    for name in metrics[0]:
+        values = np.array([run[name] for run in metrics])
+        result[name] = {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0}
+    return result
+
+
+def _cost(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {
+        "trainable_parameters": records[0]["parameters"]["trainable"],
+        "train_seconds": float(np.mean([record["seconds"]["train"] for record in records])),
+        "total_seconds": float(np.mean([record["seconds"]["total"] for record in records])),
+        "peak_memory_mb": max(record["peak_memory_mb"] for record in records),
+    }

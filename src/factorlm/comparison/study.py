@@ -1,0 +1,101 @@
+"""A study: one argued question, its arms, protocols and seeds, read from ``study.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from factorlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: its overrides, and the arm whose finished run of the same protocol and seed it starts from."""
+
+    overrides: list[str]
+    init_from: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as it was written down before its runs.
+
+    Attributes:
+        name: of its folder.
+        question, metric: what is asked and the primary metric that answers it.
+        smallest_effect: the smallest difference that matters.
+        baseline: arm that the others are compared with.
+        seeds, protocols, arms: what runs: every arm under every protocol with every seed.
+        shared: overrides of every run.
+    """
+
+    name: str
+    question: str
+    metric: str
+    smallest_effect: float
+    baseline: str
+    seeds: list[int]
+    protocols: dict[str, list[str]]
+    arms: dict[str, Arm]
+    shared: list[str]
+
+
+def load_study(folder: Path) -> Study:
+    """Read ``folder/study.yaml``.
+
+    Raises:
+        UserError: there is none, or it is malformed; the message names the key.
+    """
+    path = folder / "study.yaml"
+    if not path.exists():
+        near = get_close_matches(folder.name, [p.parent.name for p in folder.parent.glob("*/study.yaml")], n=1)
+        raise UserError(f"study={folder.name}: there is no {path}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    expected = ("question", "metric", "smallest_effect", "baseline", "seeds", "protocols", "arms", "shared")
+    missing = [key for key in expected if key not in (content or {})]
+    unknown = [key for key in content or {} if key not in expected]
+    if missing or unknown:
+        raise UserError(f"{path}: missing keys {missing}, unknown keys {unknown}; it takes {', '.join(expected)}")
+    arms = {name: _arm(path, name, arm) for name, arm in content.pop("arms").items()}
+    study = Study(name=folder.name, arms=arms, **content)
+    if study.baseline not in arms:
+        raise UserError(f"{path}: baseline {study.baseline!r} is not an arm; there are {', '.join(arms)}")
+    for name, arm in arms.items():
+        if arm.init_from is not None and arm.init_from not in list(arms)[: list(arms).index(name)]:
+            raise UserError(f"{path}: arm {name} starts from {arm.init_from!r}, which is no arm before it")
+    return study
+
+
+def _arm(path: Path, name: str, content: Any) -> Arm:
+    if isinstance(content, list):
+        return Arm(content)
+    if isinstance(content, dict) and set(content) <= {"overrides", "init_from"}:
+        return Arm(content.get("overrides", []), content.get("init_from"))
+    raise UserError(f"{path}: arm {name} must be a list of overrides, or have the keys overrides and init_from")
+
+
+def chosen(names: list[str], wanted: list[str] | None, key: str) -> list[str]:
+    """The wanted ones of ``names``, in their order; all without a wish.
+
+    Raises:
+        UserError: a wanted one does not exist.
+    """
+    for name in wanted or []:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{key}={name}: the study has {', '.join(names)}{hint}")
+    return [name for name in names if wanted is None or name in wanted]
+
+
+def train_overrides(study: Study, protocol: str, arm: str, seed: int) -> list[str]:
+    """Overrides of one run of a study."""
+    names = [f"study={study.name}/{protocol}", f"arm={arm}", f"seed={seed}"]
+    return [*study.shared, *study.protocols[protocol], *study.arms[arm].overrides, *names]

@@ -1,0 +1,1 @@
+"""Configuration: the schema of the shell, the only instantiation, and the check."""

@@ -1,0 +1,27 @@
+"""Components of a config: the only call of `hydra.utils.instantiate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from factorlm.data.sources.base import Source
+from factorlm.data.splits import SplitRule
+
+
+def cache_dir(config: DictConfig) -> Path:
+    """The root of the cache."""
+    return Path(config.cache).expanduser()
+
+
+def make(node: DictConfig) -> Any:
+    """Instantiate one component."""
+    return instantiate(node, _convert_="all")
+
+
+def make_data(config: DictConfig) -> tuple[Source, SplitRule]:
+    """The source and the split rule."""
+    return make(config.dataset), make(config.split)

@@ -1,0 +1,107 @@
+"""The shell of every command: typed, closed, and nothing but what no component owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class RunConfig:
+    """Where a run lives."""
+
+    root: str = MISSING
+    dir: str | None = None
+
+
+@dataclass
+class ModelConfig:
+    """Arguments of the recommender that no component owns."""
+
+    num_factors: int = MISSING
+    init_std: float = MISSING
+    factor_l2: float = MISSING
+
+
+@dataclass
+class ShellConfig:
+    """What every command shares; comments are in conf/shell.yaml."""
+
+    threads: int = MISSING
+    cache: str = MISSING
+    plugins: list[str] = field(default_factory=list)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass
+class TrainConfig(ShellConfig):
+    """The shell of `train` and `prepare`; comments are in conf/train.yaml."""
+
+    dataset: Any = MISSING
+    split: Any = MISSING
+    fields: Any = MISSING
+    backbone: Any = None
+    adapter: Any = None
+    baseline: Any = None
+    head: Any = MISSING
+    objective: Any = MISSING
+    metrics: Any = MISSING
+    optimizer: Any = MISSING
+    trainer: Any = MISSING
+    tracking: Any = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    study: str = MISSING
+    arm: str = MISSING
+    seed: int = MISSING
+    selection: str = MISSING
+    batch_size: int = MISSING
+    patience: int = MISSING
+    init_from: str | None = None
+    eval_batch_size: int = MISSING
+    top: int = MISSING
+
+
+@dataclass
+class EvaluateConfig(ShellConfig):
+    """The shell of `evaluate`."""
+
+    part: str = MISSING
+    json: bool = False
+
+
+@dataclass
+class CompareConfig(ShellConfig):
+    """The shell of `compare`."""
+
+    study: str | None = None
+    runs: list[str] | None = None
+    arms: list[str] | None = None
+    seeds: list[int] | None = None
+    protocols: list[str] | None = None
+    overrides: list[str] = field(default_factory=list)
+    metric: str | None = None
+    jobs: int = MISSING
+    resamples: int = MISSING
+    studies: str = MISSING
+    publish: bool = False
+    tracking: Any = None
+    json: bool = False
+
+
+@dataclass
+class RunsConfig(ShellConfig):
+    """The shell of `runs`."""
+
+    json: bool = False
+
+
+def register() -> None:
+    """Make the shells known to Hydra as ``<command>_schema``."""
+    store = ConfigStore.instance()
+    for name, schema in (
+        ("train", TrainConfig), ("evaluate", EvaluateConfig), ("compare", CompareConfig), ("runs", RunsConfig),
+    ):  # fmt: skip
+        store.store(name=f"{name}_schema", node=schema)

@@ -1,0 +1,1 @@
+"""Tables, splits and fields: from a source to index arrays, everything fitted on train only."""

@@ -1,0 +1,123 @@
+"""The first stage: source and split become a folder that every later stage reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from filelock import FileLock
+
+from factorlm.data.fields import Side
+from factorlm.data.sources.base import Source
+from factorlm.data.splits import PARTS, Split, SplitRule, make_split
+from factorlm.data.tables import Frames, Tables, fingerprint, frame
+
+FORMAT = 1  # of the prepared folder: raise it when its content changes meaning
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset and its split, loaded from disk.
+
+    Attributes:
+        tables: memory-mapped users, items and interactions.
+        split: index pairs, candidates and report.
+        data_fingerprint: hash of the interactions.
+        split_fingerprint: hash of the rows of each part and of the candidates.
+    """
+
+    tables: Tables
+    split: Split
+    data_fingerprint: str
+    split_fingerprint: str
+
+    @property
+    def frames(self) -> dict[Side, pl.DataFrame]:
+        """Users and items tables as polars frames, by side."""
+        return {"user": frame(self.tables.users), "item": frame(self.tables.items)}
+
+    @property
+    def in_train(self) -> dict[Side, np.ndarray[Any, np.dtype[np.bool_]]]:
+        """Which users and items occur in training: [U] and [I], by side."""
+        sizes: dict[Side, int] = {"user": len(self.tables.users), "item": len(self.tables.items)}
+        rows = {"user": self.split.users["train"], "item": self.split.items["train"]}
+        return {side: np.bincount(rows[side], minlength=size) > 0 for side, size in sizes.items()}
+
+
+def prepared_key(source: Source, rule: SplitRule) -> str:
+    """What identifies the prepared folder of a source and a split; cheap to compute."""
+    identity = [FORMAT, source.identity(), type(rule).__name__, asdict(rule)]  # type: ignore[call-overload]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def prepare(source: Source, rule: SplitRule, cache_dir: Path) -> tuple[Path, dict[str, Any]]:
+    """Make the prepared folder unless it exists; return it and its report.
+
+    Raises:
+        UserError: the data cannot be fetched, read or split.
+    """
+    folder = cache_dir / "prepared" / prepared_key(source, rule)
+    if not (folder / "meta.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not (folder / "meta.json").exists():
+                _write(folder, source.load(cache_dir), rule)
+    return folder, json.loads((folder / "meta.json").read_text())
+
+
+def _write(folder: Path, frames: Frames, rule: SplitRule) -> None:
+    from datasets import Dataset
+    from datasets.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    started = time.perf_counter()
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    index = {"user_id": frames.users["user_id"], "item_id": frames.items["item_id"]}
+    user_index, item_index = (
+        frames.interactions[key].replace_strict(ids, np.arange(len(ids)), return_dtype=pl.Int64).to_numpy()
+        for key, ids in index.items()
+    )
+    split = make_split(rule, frames.interactions, user_index, item_index, len(frames.items))
+    for name in ("interactions", "users", "items"):
+        Dataset.from_polars(getattr(frames, name)).save_to_disk(partial / name)
+    arrays = {f"{part}_{side}": getattr(split, side)[part] for part in PARTS for side in ("users", "items")}
+    arrays |= {f"{part}_candidates": rows for part, rows in split.candidates.items()}
+    np.savez(partial / "split.npz", **arrays)  # type: ignore[arg-type]
+    digest = hashlib.sha256()
+    for name, rows in sorted(arrays.items()):
+        digest.update(name.encode() + rows.astype("<i8").tobytes())
+    meta = {
+        "data_fingerprint": fingerprint(frames.interactions),
+        "split_fingerprint": digest.hexdigest()[:16],
+        "split": split.report,
+        "users": len(frames.users),
+        "items": len(frames.items),
+        "interactions": len(frames.interactions),
+        "columns": {"users": frames.users.columns, "items": frames.items.columns},
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def load_prepared(folder: Path) -> Prepared:
+    """Open a prepared folder; tables stay on disk, memory-mapped."""
+    from datasets import load_from_disk
+
+    meta = json.loads((folder / "meta.json").read_text())
+    with np.load(folder / "split.npz") as arrays:
+        users = {part: arrays[f"{part}_users"] for part in PARTS}
+        items = {part: arrays[f"{part}_items"] for part in PARTS}
+        candidates = {part: arrays[f"{part}_candidates"] for part in PARTS[1:]}
+    tables = Tables(*(load_from_disk(str(folder / name)) for name in ("interactions", "users", "items")))  # type: ignore[arg-type]
+    split = Split(users, items, candidates, meta["split"])
+    return Prepared(tables, split, meta["data_fingerprint"], meta["split_fingerprint"])

@@ -1,0 +1,1 @@
+"""Evaluation: exact ranking of every candidate, per user."""

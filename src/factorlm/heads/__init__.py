@@ -1,0 +1,1 @@
+"""Heads: field terms to scores."""

@@ -1,0 +1,1 @@
+"""Metrics: a functional core on ranks under a `torchmetrics.Metric` shell."""

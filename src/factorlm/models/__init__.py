@@ -1,0 +1,1 @@
+"""Models: fields, backbone and head joined into one recommender."""

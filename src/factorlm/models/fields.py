@@ -1,0 +1,156 @@
+"""Field modules: indices of users or items to a linear term [B] and a factor [B, K] each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from factorlm.backbones.encoder import TextEncoder
+from factorlm.data.fields import CodedField, MultiHotField, NumericField
+
+FieldTerms = tuple[Tensor, Tensor]
+
+
+class CodedTerms(nn.Module):
+    """An id or categorical field: w and v looked up by category; both are zero for one unseen in training.
+
+    Args:
+        field: encoded column.
+        num_factors: K.
+        init_std: deviation of the initial factors.
+    """
+
+    def __init__(self, field: CodedField, num_factors: int, init_std: float) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.tensor(field.codes), persistent=False)
+        self.weight = nn.Embedding(field.num_codes, 1, padding_idx=0, _weight=torch.zeros(field.num_codes, 1))
+        self.factor = _factors(field.num_codes, num_factors, init_std)
+
+    def forward(self, index: Tensor) -> FieldTerms:
+        codes = self.codes[index]  # type: ignore[index]
+        return self.weight(codes).squeeze(-1), self.factor(codes)
+
+
+class MultiHotTerms(nn.Module):
+    """A multi-hot field: the weighted mean of its known values' w and v; arguments as `CodedTerms`."""
+
+    def __init__(self, field: MultiHotField, num_factors: int, init_std: float) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.tensor(field.codes), persistent=False)
+        self.register_buffer("shares", torch.tensor(field.weights), persistent=False)
+        self.weight = nn.Embedding(field.num_codes, 1, padding_idx=0, _weight=torch.zeros(field.num_codes, 1))
+        self.factor = _factors(field.num_codes, num_factors, init_std)
+
+    def forward(self, index: Tensor) -> FieldTerms:
+        codes, shares = self.codes[index], self.shares[index].unsqueeze(-1)  # type: ignore[index]
+        return (self.weight(codes) * shares).sum((1, 2)), (self.factor(codes) * shares).sum(1)
+
+
+class NumericTerms(nn.Module):
+    """A numeric field x: w x and v x with one w and v; arguments as `CodedTerms`."""
+
+    def __init__(self, field: NumericField, num_factors: int, init_std: float) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.tensor(field.values), persistent=False)
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.factor = nn.Parameter(torch.randn(num_factors) * init_std)
+
+    def forward(self, index: Tensor) -> FieldTerms:
+        values = self.values[index]  # type: ignore[index]
+        return values * self.weight, values.unsqueeze(-1) * self.factor
+
+
+class TextTerms(nn.Module):
+    """A text field: linear projections of the language model's standardized vector.
+
+    Args:
+        index: [N] row of the texts for each user or item.
+        vectors: the source of vectors, `FrozenVectors` or `AdaptedVectors`.
+        mean, deviation: [H] of the frozen vectors over training texts.
+        num_factors: K.
+        init_std: deviation of the initial factors.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, index: Tensor, vectors: nn.Module, mean: Tensor, deviation: Tensor, num_factors: int, init_std: float
+    ) -> None:
+        super().__init__()
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+        self.vectors = vectors
+        self.weight = nn.Linear(len(mean), 1, bias=False)
+        self.factor = nn.Linear(len(mean), num_factors)
+        nn.init.zeros_(self.weight.weight)
+        nn.init.normal_(self.factor.weight, std=init_std / len(mean) ** 0.5)
+        nn.init.zeros_(self.factor.bias)
+
+    def forward(self, index: Tensor) -> FieldTerms:
+        unique, inverse = self.index[index].unique(return_inverse=True)  # type: ignore[index]
+        vectors = ((self.vectors(unique) - self.mean) / self.deviation)[inverse]
+        return self.weight(vectors).squeeze(-1), self.factor(vectors)
+
+
+class FrozenVectors(nn.Module):
+    """Vectors of a frozen backbone: ``table`` [T, H], looked up."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, texts: Tensor) -> Tensor:
+        """Vectors [n, H] of n text rows."""
+        return self.table[texts]  # type: ignore[index]
+
+
+class AdaptedVectors(nn.Module):
+    """Vectors of a backbone whose top layers carry a trainable adapter; the frozen layers below are never recomputed.
+
+    Args:
+        encoder: with the adapter attached.
+        tokens: ids of each of T texts.
+        states: [sum of lengths, H] hidden states that enter the first adapted layer.
+        offsets: [T + 1] of each text in ``states``.
+        layer: index of the first adapted layer.
+        batch_texts: texts per forward pass when no gradient is needed.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        tokens: list[list[int]],
+        states: Tensor,
+        offsets: Tensor,
+        layer: int,
+        batch_texts: int = 64,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._tokens, self._offsets, self._layer, self._batch_texts = tokens, offsets, layer, batch_texts
+        self.register_buffer("states", states, persistent=False)
+
+    def forward(self, texts: Tensor) -> Tensor:
+        """Vectors [n, H] of n text rows, computed in batches of similar length unless a gradient is needed."""
+        if torch.is_grad_enabled():
+            return self._encode(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(self._tokens[int(texts[i])]))
+        rows = torch.empty(len(texts), self.encoder.hidden_size, device=texts.device)
+        for start in range(0, len(order), self._batch_texts):
+            batch = torch.tensor(order[start : start + self._batch_texts], device=texts.device)
+            rows[batch] = self._encode(texts[batch])
+        return rows
+
+    def _encode(self, texts: Tensor) -> Tensor:
+        chosen = texts.tolist()
+        hidden = [self.states[self._offsets[i] : self._offsets[i + 1]] for i in chosen]  # type: ignore[index,misc]
+        vectors: Tensor = self.encoder([self._tokens[i] for i in chosen], hidden, self._layer)
+        return vectors
+
+
+def _factors(num_codes: int, num_factors: int, init_std: float) -> nn.Embedding:
+    values = torch.randn(num_codes, num_factors) * init_std
+    values[0] = 0.0
+    return nn.Embedding(num_codes, num_factors, padding_idx=0, _weight=values)

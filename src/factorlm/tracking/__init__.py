@@ -1,0 +1,1 @@
+"""Tracking: Weights & Biases as a mirror of the run folder."""

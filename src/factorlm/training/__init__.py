@@ -1,0 +1,1 @@
+"""Training: a thin LightningModule around a plain model."""

@@ -1,0 +1,55 @@
+"""Checkpoints: adapter, head and fields, never the frozen backbone; safetensors only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from factorlm.errors import UserError
+
+FILE = "model.safetensors"
+
+
+def learned_state(model: nn.Module) -> dict[str, Tensor]:
+    """Everything training made: trainable parameters, and buffers outside the frozen encoder."""
+    trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    persistent = model.state_dict()
+    fitted = {name: value for name, value in model.named_buffers() if name in persistent and ".encoder." not in name}
+    return {name: value.detach() for name, value in {**trainable, **fitted}.items()}
+
+
+def save_checkpoint(model: nn.Module, folder: Path) -> None:
+    """Write the learned state to ``folder/model.safetensors``, atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{FILE}.{os.getpid()}.tmp"
+    save_file({name: value.contiguous() for name, value in learned_state(model).items()}, partial)
+    partial.replace(folder / FILE)
+
+
+def load_checkpoint(model: nn.Module, folder: Path, *, new: str = "") -> None:
+    """Load a learned state in place.
+
+    Args:
+        model: built like the one that was saved.
+        folder: the checkpoint folder.
+        new: part of the names that the checkpoint may lack, as ``lora_`` when a fresh adapter joins a trained model.
+
+    Raises:
+        UserError: there is no checkpoint, or it is of another architecture.
+    """
+    path = folder / FILE
+    if not path.exists():
+        raise UserError(f"no checkpoint at {folder}: train the run first")
+    saved, wanted = load_file(path), learned_state(model)
+    missing = [name for name in wanted if name not in saved and not (new and new in name)]
+    other = [name for name in saved if name not in wanted or saved[name].shape != wanted[name].shape]
+    if missing or other:
+        raise UserError(f"{path} is of another model: it lacks {missing[:3]}, and {other[:3]} do not fit")
+    for name, value in saved.items():  # fitted buffers may be empty before they are loaded
+        owner, _, leaf = name.rpartition(".")
+        with torch.no_grad():
+            getattr(model.get_submodule(owner), leaf).copy_(value)

@@ -1,0 +1,106 @@
+"""Fit a module with Lightning and keep the best weights by one validation metric."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar
+from pytorch_lightning.loggers import Logger
+
+from factorlm.training.checkpoint import load_checkpoint, save_checkpoint
+from factorlm.training.module import PairBatches, RecommenderModule, TaskBatches
+
+TrainerFactory = Callable[..., pl.Trainer]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training did: epoch and validation metrics of the kept weights, steps taken, and metrics by epoch."""
+
+    best_epoch: int
+    best: dict[str, float]
+    steps: int
+    history: list[dict[str, float]]
+
+
+class KeepBest(Callback):
+    """Save the learned state whenever the monitored validation metric improves, and the metrics of every epoch."""
+
+    def __init__(self, folder: Path, monitor: str) -> None:
+        self._folder, self._monitor = folder, monitor
+        self.history: list[dict[str, float]] = []
+        self.best_epoch = -1
+        self.interrupted: BaseException | None = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Runs after the epoch's validation."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
+        value = metrics[self._monitor]
+        if self.best_epoch < 0 or value > self.history[self.best_epoch][self._monitor]:
+            self.best_epoch = trainer.current_epoch
+            save_checkpoint(module.model, self._folder)  # type: ignore[arg-type]
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """Lightning turns an interrupt into exit status 1: remember it."""
+        self.interrupted = exception
+
+
+def fit(
+    module: RecommenderModule,
+    batches: PairBatches,
+    valid_batches: TaskBatches,
+    trainer_factory: TrainerFactory,
+    *,
+    monitor: str,
+    patience: int,
+    folder: Path,
+    logger: Logger | None,
+    progress: bool,
+) -> FitResult:
+    """Train until validation stops improving, then restore the best weights.
+
+    Args:
+        module: what to train.
+        batches: training pairs.
+        valid_batches: validation users.
+        trainer_factory: a `pytorch_lightning.Trainer` but for logger and callbacks.
+        monitor: validation metric that selects the weights; larger is better.
+        patience: epochs without improvement before training stops.
+        folder: where the checkpoint goes.
+        logger: of Lightning, or None.
+        progress: whether to show a progress bar.
+
+    Raises:
+        UserError: the loss diverged.
+        KeyboardInterrupt: the user or the machine asked to stop.
+    """
+    keep = KeepBest(folder, monitor)
+    callbacks: list[Any] = [EarlyStopping(monitor, mode="max", patience=patience), keep]
+    callbacks += [RichProgressBar(leave=False)] if progress else []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*training batches.*smaller than the logging interval.*")
+        warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+        trainer = trainer_factory(
+            logger=logger or False, callbacks=callbacks, enable_checkpointing=False, enable_progress_bar=progress,
+            enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
+        )  # fmt: skip
+        try:
+            trainer.fit(module, batches, valid_batches)
+        except SystemExit:
+            if isinstance(keep.interrupted, KeyboardInterrupt):
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt from None
+            raise
+    load_checkpoint(module.model, folder)
+    torch.cuda.empty_cache()
+    best = keep.history[keep.best_epoch]
+    return FitResult(keep.best_epoch, best, trainer.global_step, keep.history)
