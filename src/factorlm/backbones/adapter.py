@@ -1,7 +1,7 @@
 """LoRA adapters on the top layers of a backbone, through peft.
 
-E. J. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022: h = W x + (alpha / r) B A x with W frozen,
-A random and B zero, so an untrained adapter changes nothing.
+E. J. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022: h = W x + (alpha / r) B A x with W
+frozen, A random and B zero, so an untrained adapter changes nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Lora:
         names = [name for name in in_top if name.rpartition(".")[2] in self.targets]
         if not names:
             have = ", ".join(sorted({name.rpartition(".")[2] for name in in_top}))
-            raise UserError(f"adapter.targets={list(self.targets)} names no linear map of the backbone, which has {have}")
+            raise UserError(
+                f"adapter.targets={list(self.targets)} names no linear map of the backbone, which has {have}"
+            )
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=names)  # type: ignore[arg-type]
         inject_adapter_in_model(config, encoder.model)
 

@@ -75,7 +75,10 @@ def _convert_gguf(source: Path, target: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     with Console(stderr=True).status(f"converting {source.name} to safetensors, once"):
         quantized = AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype="float32", quantization_config=GgufConfig(dequantize=True)
+            source.parent,
+            gguf_file=source.name,
+            dtype="float32",
+            quantization_config=GgufConfig(dequantize=True),
         )
         config = type(quantized.config).from_dict(
             {key: value for key, value in quantized.config.to_dict().items() if key != "quantization_config"}

@@ -65,7 +65,9 @@ class TextEncoder(nn.Module):
         encoded = self._tokenizer(list(texts), truncation=True, max_length=self._max_seq_len)["input_ids"]
         return [list(ids) or [self._tokenizer.eos_token_id or 0] for ids in encoded]
 
-    def forward(self, tokens: Sequence[Sequence[int]], hidden: Sequence[Tensor] | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self, tokens: Sequence[Sequence[int]], hidden: Sequence[Tensor] | None = None, layer: int = 0
+    ) -> Tensor:
         """Pool the last hidden state of n texts.
 
         Args:

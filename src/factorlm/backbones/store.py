@@ -55,8 +55,14 @@ def embeddings(backbone: EncoderSource, texts: Sequence[str], cache_dir: Path) -
                 encoder = backbone.load(cache_dir)
                 tokens = encoder.tokenize(texts)
                 with torch.no_grad():
-                    _fill(path, backbone.name, tokens, np.arange(len(tokens) + 1), encoder.hidden_size,
-                          lambda batch: list(encoder([tokens[i] for i in batch]).unsqueeze(1)))  # fmt: skip
+                    _fill(
+                        path,
+                        backbone.name,
+                        tokens,
+                        np.arange(len(tokens) + 1),
+                        encoder.hidden_size,
+                        lambda batch: list(encoder([tokens[i] for i in batch]).unsqueeze(1)),
+                    )
     return _open(path)
 
 
@@ -77,8 +83,14 @@ def hidden_states(
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
-                _fill(path, backbone.name, tokens, offsets, encoder.hidden_size,
-                      lambda batch: encoder.hidden_states([tokens[i] for i in batch], layer))  # fmt: skip
+                _fill(
+                    path,
+                    backbone.name,
+                    tokens,
+                    offsets,
+                    encoder.hidden_size,
+                    lambda batch: encoder.hidden_states([tokens[i] for i in batch], layer),
+                )
     return tokens, _open(path), torch.from_numpy(offsets)
 
 
@@ -106,7 +118,9 @@ def _fill(
     partial, marker = path.with_suffix(".partial.npy"), path.with_suffix(".done.json")
     done = json.loads(marker.read_text()) if marker.exists() and partial.exists() else 0
     shape = (int(offsets[-1]), width)
-    rows = np.lib.format.open_memmap(partial, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else shape)
+    rows = np.lib.format.open_memmap(
+        partial, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else shape
+    )
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"{name} reads {len(tokens):,} texts", total=len(tokens))
         for number, batch in enumerate(length_batches(tokens)):

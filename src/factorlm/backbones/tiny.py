@@ -49,10 +49,16 @@ class TinyBackbone:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         config = LlamaConfig(
-            vocab_size=len(vocabulary), hidden_size=self.hidden_size, intermediate_size=2 * self.hidden_size,
-            num_hidden_layers=self.num_layers, num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=self.max_seq_len, bos_token_id=0, eos_token_id=0,
-        )  # fmt: skip
+            vocab_size=len(vocabulary),
+            hidden_size=self.hidden_size,
+            intermediate_size=2 * self.hidden_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=self.max_seq_len,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = LlamaModel(config)

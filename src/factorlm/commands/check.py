@@ -43,7 +43,10 @@ def option_overrides(conf: Path) -> list[list[str]]:
     for path in sorted(conf.glob("*/**/*.yaml")):
         group, option = str(path.parent.relative_to(conf)), path.stem
         if group.split("/")[0] not in SHELLS:
-            group, option = group.split("/")[0], str(path.relative_to(conf / group.split("/")[0]).with_suffix(""))
+            group, option = (
+                group.split("/")[0],
+                str(path.relative_to(conf / group.split("/")[0]).with_suffix("")),
+            )
             found.append([f"{group}={option}", *FILLED.get(f"{group}/{option}", [])])
     return found
 
@@ -53,5 +56,7 @@ def study_overrides(root: Path) -> list[list[str]]:
     found = []
     for path in sorted(root.glob("*/study.yaml")):
         study = load_study(path.parent)
-        found += [train_overrides(study, protocol, arm, study.seeds[0]) for protocol in study.protocols for arm in study.arms]
+        found += [
+            train_overrides(study, protocol, arm, study.seeds[0]) for protocol in study.protocols for arm in study.arms
+        ]
     return found

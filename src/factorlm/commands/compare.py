@@ -21,7 +21,7 @@ from factorlm.config.compose import compose_config
 from factorlm.data.prepared import prepare
 from factorlm.errors import UserError
 from factorlm.reporting.study import study_report, study_results
-from factorlm.reporting.tables import rich_table, verdict
+from factorlm.reporting.tables import effect_and_cost, quality, rich_table, verdict
 from factorlm.runs.record import read_record, write_json
 
 
@@ -42,7 +42,9 @@ def main(config: DictConfig) -> None:
     ordered = [reference, *(arm for arm in arms if arm != reference)]
     comparisons = {
         protocol: compare_runs(
-            {arm: [folders[_name(protocol, arm, seed)] for seed in seeds] for arm in ordered}, metric, config.resamples
+            {arm: [folders[_name(protocol, arm, seed)] for seed in seeds] for arm in ordered},
+            metric,
+            config.resamples,
         )
         for protocol in protocols
     }
@@ -55,7 +57,10 @@ def main(config: DictConfig) -> None:
         for protocol in protocols:
             records = [folders[_name(protocol, arm, seed)] for arm in arms for seed in seeds]
             (target / "results").mkdir(exist_ok=True)
-            write_json(target / "results" / f"{protocol}.json", study_results(comparisons[protocol], map(_record, records)))
+            write_json(
+                target / "results" / f"{protocol}.json",
+                study_results(comparisons[protocol], map(_record, records)),
+            )
         shutil.copy(report, target / "report.md")
     _track(config, study, root, comparisons)
     if config.json:
@@ -64,10 +69,7 @@ def main(config: DictConfig) -> None:
     console = Console()
     console.print(f"[bold]{study.question}[/bold]")
     for protocol, comparison in comparisons.items():
-        console.print()
-        console.print(rich_table(comparison, f"{study.name}: {protocol}"))
-        for sentence in verdict(comparison, study.smallest_effect):
-            console.print(f"  {sentence}", highlight=False, soft_wrap=True)
+        _show(console, comparison, f"{study.name}: {protocol}", study.smallest_effect)
     print(f"\ncomparison {root / 'comparison.json'}\nreport {report}")
 
 
@@ -81,7 +83,9 @@ def _name(protocol: str, arm: str, seed: int) -> str:
     return f"{protocol}/{arm} seed {seed}"
 
 
-def _train(config: DictConfig, study: Study, protocols: list[str], arms: list[str], seeds: list[int]) -> dict[str, Path]:
+def _train(
+    config: DictConfig, study: Study, protocols: list[str], arms: list[str], seeds: list[int]
+) -> dict[str, Path]:
     """Fetch what the runs need, then train those that are missing."""
     jobs = []
     for protocol in protocols:
@@ -89,7 +93,11 @@ def _train(config: DictConfig, study: Study, protocols: list[str], arms: list[st
             for arm in _with_starts(study, arms):
                 overrides = [*train_overrides(study, protocol, arm, seed), *config.overrides]
                 composed = compose_config("train", overrides)
-                composed.tracking, composed.cache, composed.run.root = config.tracking, config.cache, config.run.root
+                composed.tracking, composed.cache, composed.run.root = (
+                    config.tracking,
+                    config.cache,
+                    config.run.root,
+                )
                 check_config(composed)
                 content = OmegaConf.to_container(composed, resolve=True)
                 assert isinstance(content, dict)
@@ -152,21 +160,29 @@ def _compare_folders(config: DictConfig, folders: list[Path]) -> None:
     if config.json:
         print(json.dumps(comparison))
         return
-    Console().print(rich_table(comparison, " / ".join(grouped)))
-    for sentence in verdict(comparison, None):
-        print(f"  {sentence}")
+    _show(Console(), comparison, "runs", None)
+
+
+def _show(console: Console, comparison: Mapping[str, Any], title: str, smallest_effect: float | None) -> None:
+    """Print what a comparison found, for a person."""
+    users, seeds = comparison["users"], len(comparison["seeds"])
+    console.print()
+    console.print(rich_table(quality(comparison), f"{title} ({users} users, {seeds} seeds, ± deviation over seeds)"))
+    console.print(rich_table(effect_and_cost(comparison), f"{comparison['metric']} against {comparison['baseline']}"))
+    for sentence in verdict(comparison, smallest_effect):
+        console.print(f"  {sentence}", highlight=False, soft_wrap=True)
 
 
 def _track(config: DictConfig, study: Study, root: Path, comparisons: Mapping[str, Any]) -> None:
     """Mirror the tables to W&B."""
     if config.tracking is None:
         return
-    from factorlm.reporting.tables import header, rows
     from factorlm.tracking.wandb import finish, log_table
 
     folder = root / "comparison"
     settings = {"study": study.name, "question": study.question, "metric": study.metric}
     logger = make(config.tracking).start(folder, name=study.name, group=study.name, job_type="compare", config=settings)
     for protocol, comparison in comparisons.items():
-        log_table(logger, f"compare/{protocol}", header(comparison), rows(comparison))
+        for name, table in (("quality", quality(comparison)), ("effect", effect_and_cost(comparison))):
+            log_table(logger, f"{protocol}/{name}", table[0], table[1:])
     finish(logger, 0)

@@ -61,9 +61,13 @@ def train_all(jobs: list[Job], workers: int, report: Callable[[str, str], None])
                     folders[job.name] = future.result()
                     report(job.name, "done")
                 except BrokenProcessPool as error:
-                    raise UserError(f"a process that trained {job.name} was killed, perhaps for memory; lower jobs") from error
+                    raise UserError(
+                        f"a process that trained {job.name} was killed, perhaps for memory; lower jobs"
+                    ) from error
                 except Exception as error:
-                    failed[job.name] = f"{type(error).__name__}: {error}" * (not isinstance(error, UserError)) or str(error)
+                    failed[job.name] = f"{type(error).__name__}: {error}" * (not isinstance(error, UserError)) or str(
+                        error
+                    )
                     report(job.name, failed[job.name])
     if failed:
         name, reason = next(iter(failed.items()))

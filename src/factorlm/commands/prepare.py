@@ -22,7 +22,8 @@ def main(config: DictConfig) -> None:
     for part in ("train", "valid", "test"):
         counts = f"{split['rows'][part]:>9,} rows {split['users'][part]:>7,} users {split['items'][part]:>7,} items"
         print(f"{part:6s}{counts} {split['dropped'][part]:>7,} dropped")
-    print(f"users with tied times {split['tied_timestamps']:.1%}, training rows later than a test row {split['leakage']:.1%}")
+    print(f"interactions whose user has another at the same time: {split['tied_timestamps']:.1%}")
+    print(f"training rows later than the first test row: {split['leakage']:.1%}")
     print(f"item columns: {', '.join(meta['columns']['items'])}; user columns: {', '.join(meta['columns']['users'])}")
     print(f"fingerprints: data {meta['data_fingerprint']}, split {meta['split_fingerprint']}")
     if split["leakage"] > 0:

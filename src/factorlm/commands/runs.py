@@ -25,8 +25,9 @@ def main(config: DictConfig) -> None:
 
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("study", "arm", "seed", "status", "valid", "test/ndcg@10", "seconds", "folder"):
-        table.add_column(name, justify="right" if name in ("seed", "valid", "test/ndcg@10", "seconds") else "left",
-                         overflow="fold")  # fmt: skip
+        table.add_column(
+            name, justify="right" if name in ("seed", "valid", "test/ndcg@10", "seconds") else "left", overflow="fold"
+        )
     for run in runs:
         metrics = run["metrics"]
         numbers = [f"{metrics[name]:.4f}" if name in metrics else "" for name in ("valid/ndcg@10", "test/ndcg@10")]
@@ -38,4 +39,10 @@ def main(config: DictConfig) -> None:
 def _row(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     kept = {key: record.get(key) for key in ("study", "arm", "seed", "started", "fingerprint")}
     metrics, seconds = record.get("metrics", {}), record.get("seconds", {}).get("total")
-    return {"folder": str(folder), **kept, "status": status(folder, record), "metrics": metrics, "seconds": seconds}
+    return {
+        "folder": str(folder),
+        **kept,
+        "status": status(folder, record),
+        "metrics": metrics,
+        "seconds": seconds,
+    }

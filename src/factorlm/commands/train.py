@@ -54,9 +54,9 @@ def run_key(config: DictConfig) -> str:
 def run_folder(config: DictConfig) -> Path:
     """``run.dir``, or a folder under ``run.root`` named by study, arm, seed and key."""
     if config.run.dir:
-        return Path(config.run.dir).expanduser()
+        return Path(str(config.run.dir)).expanduser()
     name = f"{config.arm}-seed{config.seed}-{run_key(config)}"
-    return Path(config.run.root).expanduser() / config.study / name
+    return Path(str(config.run.root)).expanduser() / str(config.study) / name
 
 
 def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> Path:
@@ -93,9 +93,12 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
             if config.tracking is not None:
                 with _quiet():
                     tracker = make(config.tracking).start(
-                        folder, name=f"{config.arm}-seed{config.seed}", group=config.study, job_type=config.arm,
+                        folder,
+                        name=f"{config.arm}-seed{config.seed}",
+                        group=config.study,
+                        job_type=config.arm,
                         config=OmegaConf.to_container(config, resolve=True),
-                    )  # fmt: skip
+                    )
             _run(config, folder, record, tracker, started, progress)
             _finish(record, tracker, "done", 0)
         except (KeyboardInterrupt, TerminatedError):
@@ -133,10 +136,14 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
     if config.selection not in metrics.names:
         raise UserError(f"selection={config.selection}: metrics has {', '.join(metrics.names)}")
     parts = protocol(
-        data=prepared.data_fingerprint, split=prepared.split_fingerprint, rows=meta["split"]["rows"],
-        candidates=rule.candidates, exclusion="valid: train; test: train+valid",
-        metrics=[DEFINITIONS, *metrics.names], selection=f"max valid/{config.selection}",
-    )  # fmt: skip
+        data=prepared.data_fingerprint,
+        split=prepared.split_fingerprint,
+        rows=meta["split"]["rows"],
+        candidates=rule.candidates,
+        exclusion="valid: train; test: train+valid",
+        metrics=[DEFINITIONS, *metrics.names],
+        selection=f"max valid/{config.selection}",
+    )
     record.update(protocol=parts, fingerprint=digest(parts), split=meta["split"])
     clock("prepare")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -169,27 +176,49 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
 
 
 def _fit(
-    config: DictConfig, folder: Path, model: Recommender, prepared: Prepared, metrics: RankingMetrics, tracker: Any,
+    config: DictConfig,
+    folder: Path,
+    model: Recommender,
+    prepared: Prepared,
+    metrics: RankingMetrics,
+    tracker: Any,
     progress: bool,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     from factorlm.training.fit import fit
     from factorlm.training.module import PairBatches, RecommenderModule, TaskBatches
 
-    train = [torch.from_numpy(rows["train"]) for rows in (prepared.split.users, prepared.split.items)]
+    users, items = (torch.from_numpy(rows["train"]) for rows in (prepared.split.users, prepared.split.items))
     task = ranking_task(prepared, "valid")
     module = RecommenderModule(
-        model, make(config.objective), make(config.optimizer), metrics.clone(), train[1].unique(), task, config.seed
+        model,
+        make(config.objective),
+        make(config.optimizer),
+        make(config.metrics),
+        items.unique(),
+        task,
+        config.seed,
     )
     before = _frozen_digest(model)
     result = fit(
-        module, PairBatches(*train, config.batch_size, config.seed), TaskBatches(task, config.eval_batch_size),
-        make(config.trainer), monitor=f"valid/{config.selection}", patience=config.patience,
-        folder=folder / "checkpoint", logger=tracker, progress=progress,
-    )  # fmt: skip
+        module,
+        PairBatches(users, items, config.batch_size, config.seed),
+        TaskBatches(task, config.eval_batch_size),
+        make(config.trainer),
+        monitor=f"valid/{config.selection}",
+        patience=config.patience,
+        folder=folder / "checkpoint",
+        logger=tracker,
+        progress=progress,
+    )
     if _frozen_digest(model) != before:
         raise RuntimeError("training changed weights that are frozen")
-    rows_seen = min(result.steps * config.batch_size, len(result.history) * len(train[0]))
-    return {"best_epoch": result.best_epoch, "steps": result.steps, "training_rows_seen": rows_seen, "history": result.history}
+    rows_seen = min(result.steps * config.batch_size, len(result.history) * len(users))
+    return {
+        "best_epoch": result.best_epoch,
+        "steps": result.steps,
+        "training_rows_seen": rows_seen,
+        "history": result.history,
+    }
 
 
 def _frozen_digest(model: nn.Module) -> str:
@@ -237,7 +266,7 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
-class _quiet:  # noqa: N801
+class _quiet:
     """Send what a library prints to standard error, so that standard output stays ours."""
 
     def __enter__(self) -> None:

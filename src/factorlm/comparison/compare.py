@@ -81,7 +81,10 @@ def _over_seeds(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, f
     result = {}
     for name in metrics[0]:
         values = np.array([run[name] for run in metrics])
-        result[name] = {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0}
+        result[name] = {
+            "mean": float(values.mean()),
+            "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        }
     return result
 
 

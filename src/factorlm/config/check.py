@@ -76,7 +76,12 @@ def _check_target(key: str, node: dict[str, Any], allowed: Sequence[str]) -> Non
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{key}._target_={target} cannot be imported: {error}") from error
-    _bind(key, found, {name: value for name, value in node.items() if name not in SPECIAL}, bool(node.get("_partial_")))
+    _bind(
+        key,
+        found,
+        {name: value for name, value in node.items() if name not in SPECIAL},
+        bool(node.get("_partial_")),
+    )
 
 
 def _bind(key: str, target: Any, arguments: dict[str, Any], partial: bool) -> None:
@@ -91,7 +96,8 @@ def _bind(key: str, target: Any, arguments: dict[str, Any], partial: bool) -> No
         return
     for name, parameter in parameters.items():
         needed = parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL,
-        )  # fmt: skip
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        )
         if needed and name not in arguments:
             raise UserError(f"{key}.{name} is missing: {target.__name__} needs it")

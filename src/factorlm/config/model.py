@@ -17,7 +17,14 @@ from factorlm.config.build import cache_dir, make
 from factorlm.data.fields import CodedField, FieldSpec, MultiHotField, NumericField, TextField, encode_fields
 from factorlm.data.prepared import Prepared
 from factorlm.errors import UserError
-from factorlm.models.fields import AdaptedVectors, CodedTerms, FrozenVectors, MultiHotTerms, NumericTerms, TextTerms
+from factorlm.models.fields import (
+    AdaptedVectors,
+    CodedTerms,
+    FrozenVectors,
+    MultiHotTerms,
+    NumericTerms,
+    TextTerms,
+)
 from factorlm.models.recommender import Recommender
 
 TEXT_FIELD = FieldSpec(kind="text", side="item", column="text")
@@ -31,8 +38,8 @@ def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Bias:
     """
     if config.baseline is not None:
         baseline: Bias = make(config.baseline)
-        train = [torch.from_numpy(rows["train"]) for rows in (prepared.split.users, prepared.split.items)]
-        baseline.fit(*train, len(prepared.tables.users), len(prepared.tables.items))
+        users, items = (torch.from_numpy(rows["train"]) for rows in (prepared.split.users, prepared.split.items))
+        baseline.fit(users, items, len(prepared.tables.users), len(prepared.tables.items))
         return baseline
     return _Builder(config, prepared).recommender()
 

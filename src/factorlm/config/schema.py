@@ -102,6 +102,9 @@ def register() -> None:
     """Make the shells known to Hydra as ``<command>_schema``."""
     store = ConfigStore.instance()
     for name, schema in (
-        ("train", TrainConfig), ("evaluate", EvaluateConfig), ("compare", CompareConfig), ("runs", RunsConfig),
-    ):  # fmt: skip
+        ("train", TrainConfig),
+        ("evaluate", EvaluateConfig),
+        ("compare", CompareConfig),
+        ("runs", RunsConfig),
+    ):
         store.store(name=f"{name}_schema", node=schema)

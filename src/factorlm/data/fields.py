@@ -105,12 +105,12 @@ def encode_field(name: str, spec: FieldSpec, table: pl.DataFrame, in_train: npt.
 
 
 def encode_fields(
-    specs: Mapping[str, FieldSpec], tables: Mapping[Side, pl.DataFrame], in_train: Mapping[Side, npt.NDArray[np.bool_]]
+    specs: Mapping[str, FieldSpec],
+    tables: Mapping[Side, pl.DataFrame],
+    in_train: Mapping[Side, npt.NDArray[np.bool_]],
 ) -> dict[str, EncodedField]:
     """Encode every field of a model; see `encode_field`."""
-    return {
-        name: encode_field(name, spec, tables[spec.side], in_train[spec.side]) for name, spec in specs.items()
-    }
+    return {name: encode_field(name, spec, tables[spec.side], in_train[spec.side]) for name, spec in specs.items()}
 
 
 def _codes(values: pl.Series, in_train: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], int]:

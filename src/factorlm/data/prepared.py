@@ -90,7 +90,7 @@ def _write(folder: Path, frames: Frames, rule: SplitRule) -> None:
         Dataset.from_polars(getattr(frames, name)).save_to_disk(partial / name)
     arrays = {f"{part}_{side}": getattr(split, side)[part] for part in PARTS for side in ("users", "items")}
     arrays |= {f"{part}_candidates": rows for part, rows in split.candidates.items()}
-    np.savez(partial / "split.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(partial / "split.npz", **arrays)
     digest = hashlib.sha256()
     for name, rows in sorted(arrays.items()):
         digest.update(name.encode() + rows.astype("<i8").tobytes())
@@ -118,6 +118,6 @@ def load_prepared(folder: Path) -> Prepared:
         users = {part: arrays[f"{part}_users"] for part in PARTS}
         items = {part: arrays[f"{part}_items"] for part in PARTS}
         candidates = {part: arrays[f"{part}_candidates"] for part in PARTS[1:]}
-    tables = Tables(*(load_from_disk(str(folder / name)) for name in ("interactions", "users", "items")))  # type: ignore[arg-type]
+    tables = Tables(*(load_from_disk(str(folder / name)) for name in ("interactions", "users", "items")))
     split = Split(users, items, candidates, meta["split"])
     return Prepared(tables, split, meta["data_fingerprint"], meta["split_fingerprint"])

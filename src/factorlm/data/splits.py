@@ -70,7 +70,8 @@ class UserTime(_ColdAware):
         position, size = _positions(interactions)
         first_valid = np.floor(size * round(1 - self.valid - self.test, 9))
         first_test = np.floor(size * round(1 - self.test, 9))
-        return ((position >= first_valid).astype(np.int8) + (position >= first_test)).astype(np.int8)
+        labels: Labels = ((position >= first_valid) + (position >= first_test).astype(np.int8)).astype(np.int8)
+        return labels
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class ColdItem:
     def __call__(self, interactions: pl.DataFrame) -> Labels:
         items = interactions["item_id"].unique().sort()
         labels = pl.DataFrame({"item_id": items, "part": _assign(len(items), self.valid, self.test, self.seed)})
-        return interactions.join(labels, on="item_id", how="left", maintain_order="left")["part"].to_numpy()
+        part: Labels = interactions.join(labels, on="item_id", how="left", maintain_order="left")["part"].to_numpy()
+        return part
 
 
 def _assign(size: int, valid: float, test: float, seed: int) -> Labels:
@@ -186,7 +188,9 @@ class Split:
     report: dict[str, object]
 
 
-def make_split(rule: SplitRule, interactions: pl.DataFrame, user_index: Indices, item_index: Indices, num_items: int) -> Split:
+def make_split(
+    rule: SplitRule, interactions: pl.DataFrame, user_index: Indices, item_index: Indices, num_items: int
+) -> Split:
     """Apply a rule and everything splits share.
 
     Args:

@@ -83,10 +83,17 @@ def canonical(
             raise UserError(f"dataset.min_value={min_value:g} needs a value column, and {source} has none")
         interactions = interactions.with_columns(value=pl.lit(1.0))
     interactions = interactions.select(
-        _id(interactions, "user_id"), _id(interactions, "item_id"), pl.col("timestamp").cast(pl.Int64),
+        _id(interactions, "user_id"),
+        _id(interactions, "item_id"),
+        pl.col("timestamp").cast(pl.Int64),
         pl.col("value").cast(pl.Float32),
-    )  # fmt: skip
-    _refuse(interactions, pl.any_horizontal(pl.all().is_null() | pl.col("value").is_nan()), "a missing value", source)
+    )
+    _refuse(
+        interactions,
+        pl.any_horizontal(pl.all().is_null() | pl.col("value").is_nan()),
+        "a missing value",
+        source,
+    )
     duplicates = pl.struct("user_id", "item_id", "timestamp").is_duplicated()
     _refuse(interactions, duplicates, "a duplicate user, item and time", source)
     catalogue = interactions
@@ -117,7 +124,9 @@ def _refuse(table: pl.DataFrame, condition: pl.Expr, what: str, source: str) -> 
     if not rows.is_empty():
         row = rows.row(0, named=True)
         values = ", ".join(f"{key}={value}" for key, value in row.items() if key != "row")
-        raise UserError(f"{source}: data row {row['row'] + 1} has {what} ({values}); {len(rows)} such rows: remove them")
+        raise UserError(
+            f"{source}: data row {row['row'] + 1} has {what} ({values}); {len(rows)} such rows: remove them"
+        )
 
 
 def _complete(table: pl.DataFrame | None, interactions: pl.DataFrame, key: str, source: str) -> pl.DataFrame:
@@ -141,5 +150,7 @@ def _rendered(items: pl.DataFrame, template: str) -> pl.Series:
     for column in columns:
         if column not in items.columns:
             raise UserError(f"dataset.text={template!r} names {column!r}; item columns are {', '.join(items.columns)}")
-    rows = items.select(columns).with_columns(pl.all().cast(pl.String, strict=False).fill_null("")).iter_rows(named=True)
+    rows = (
+        items.select(columns).with_columns(pl.all().cast(pl.String, strict=False).fill_null("")).iter_rows(named=True)
+    )
     return pl.Series("text", [template.format_map(row).strip() for row in rows], dtype=pl.String)

@@ -90,7 +90,10 @@ def ranking_task(prepared: Prepared, part: str, warm: bool | None = None) -> Ran
 
 
 def _positions(
-    people: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64], users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]
+    people: npt.NDArray[np.int64],
+    candidates: npt.NDArray[np.int64],
+    users: npt.NDArray[np.int64],
+    items: npt.NDArray[np.int64],
 ) -> tuple[Tensor, Tensor]:
     rows, columns = np.searchsorted(people, users), np.searchsorted(candidates, items)
     order = np.lexsort((columns, rows))
@@ -132,7 +135,7 @@ def evaluate_ranking(
     user_ids = prepared.frames["user"]["user_id"]
     item_ids = prepared.frames["item"]["item_id"].gather(pl.Series(task.candidates.numpy()))
     recommended = []
-    collected = metrics.clone()
+    collected = _fresh(metrics)
     for batch in task.batches(batch_size):
         scores = batch_scores(catalogue, batch)
         collected.update(batch.users, scores, batch.rows, batch.columns)
@@ -152,11 +155,15 @@ def evaluate_ranking(
     for name, warm in (("warm", True), ("cold", False)):
         sliced = ranking_task(prepared, part, warm)
         if 0 < len(sliced.positives[0]) < len(task.positives[0]):
-            collected = metrics.clone()
+            collected = _fresh(metrics)
             for batch in sliced.batches(batch_size):
                 collected.update(batch.users, batch_scores(catalogue, batch), batch.rows, batch.columns)
             per_user = per_user.join(_table(collected, user_ids, f"/{name}"), on="user_id", how="left")
     return per_user, pl.concat(recommended)
+
+
+def _fresh(metrics: RankingMetrics) -> RankingMetrics:
+    return RankingMetrics(metrics.ks)
 
 
 def _table(metrics: RankingMetrics, user_ids: pl.Series, suffix: str) -> pl.DataFrame:

@@ -20,6 +20,8 @@ class CodedTerms(nn.Module):
         init_std: deviation of the initial factors.
     """
 
+    codes: Tensor
+
     def __init__(self, field: CodedField, num_factors: int, init_std: float) -> None:
         super().__init__()
         self.register_buffer("codes", torch.tensor(field.codes), persistent=False)
@@ -27,12 +29,15 @@ class CodedTerms(nn.Module):
         self.factor = _factors(field.num_codes, num_factors, init_std)
 
     def forward(self, index: Tensor) -> FieldTerms:
-        codes = self.codes[index]  # type: ignore[index]
+        codes = self.codes[index]
         return self.weight(codes).squeeze(-1), self.factor(codes)
 
 
 class MultiHotTerms(nn.Module):
     """A multi-hot field: the weighted mean of its known values' w and v; arguments as `CodedTerms`."""
+
+    codes: Tensor
+    shares: Tensor
 
     def __init__(self, field: MultiHotField, num_factors: int, init_std: float) -> None:
         super().__init__()
@@ -42,12 +47,14 @@ class MultiHotTerms(nn.Module):
         self.factor = _factors(field.num_codes, num_factors, init_std)
 
     def forward(self, index: Tensor) -> FieldTerms:
-        codes, shares = self.codes[index], self.shares[index].unsqueeze(-1)  # type: ignore[index]
+        codes, shares = self.codes[index], self.shares[index].unsqueeze(-1)
         return (self.weight(codes) * shares).sum((1, 2)), (self.factor(codes) * shares).sum(1)
 
 
 class NumericTerms(nn.Module):
     """A numeric field x: w x and v x with one w and v; arguments as `CodedTerms`."""
+
+    values: Tensor
 
     def __init__(self, field: NumericField, num_factors: int, init_std: float) -> None:
         super().__init__()
@@ -56,12 +63,15 @@ class NumericTerms(nn.Module):
         self.factor = nn.Parameter(torch.randn(num_factors) * init_std)
 
     def forward(self, index: Tensor) -> FieldTerms:
-        values = self.values[index]  # type: ignore[index]
+        values = self.values[index]
         return values * self.weight, values.unsqueeze(-1) * self.factor
 
 
 class TextTerms(nn.Module):
-    """A text field: linear projections of the language model's standardized vector.
+    """A text field: linear projections of the language model's vector, standardized and divided by its length H.
+
+    The division gives the projections the pace of an id: under Adam every weight moves by about the learning rate, so
+    the sum over H inputs of unit size would move H times as far.
 
     Args:
         index: [N] row of the texts for each user or item.
@@ -71,11 +81,18 @@ class TextTerms(nn.Module):
         init_std: deviation of the initial factors.
     """
 
+    index: Tensor
     mean: Tensor
     deviation: Tensor
 
     def __init__(
-        self, index: Tensor, vectors: nn.Module, mean: Tensor, deviation: Tensor, num_factors: int, init_std: float
+        self,
+        index: Tensor,
+        vectors: nn.Module,
+        mean: Tensor,
+        deviation: Tensor,
+        num_factors: int,
+        init_std: float,
     ) -> None:
         super().__init__()
         self.register_buffer("index", index, persistent=False)
@@ -83,19 +100,20 @@ class TextTerms(nn.Module):
         self.register_buffer("deviation", deviation)
         self.vectors = vectors
         self.weight = nn.Linear(len(mean), 1, bias=False)
-        self.factor = nn.Linear(len(mean), num_factors)
+        self.factor = nn.Linear(len(mean), num_factors, bias=False)
         nn.init.zeros_(self.weight.weight)
-        nn.init.normal_(self.factor.weight, std=init_std / len(mean) ** 0.5)
-        nn.init.zeros_(self.factor.bias)
+        nn.init.normal_(self.factor.weight, std=init_std * len(mean) ** 0.5)
 
     def forward(self, index: Tensor) -> FieldTerms:
-        unique, inverse = self.index[index].unique(return_inverse=True)  # type: ignore[index]
-        vectors = ((self.vectors(unique) - self.mean) / self.deviation)[inverse]
-        return self.weight(vectors).squeeze(-1), self.factor(vectors)
+        unique, inverse = self.index[index].unique(return_inverse=True)
+        vectors = (self.vectors(unique) - self.mean) / (self.deviation * len(self.mean))
+        return self.weight(vectors).squeeze(-1)[inverse], self.factor(vectors)[inverse]
 
 
 class FrozenVectors(nn.Module):
     """Vectors of a frozen backbone: ``table`` [T, H], looked up."""
+
+    table: Tensor
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
@@ -103,7 +121,7 @@ class FrozenVectors(nn.Module):
 
     def forward(self, texts: Tensor) -> Tensor:
         """Vectors [n, H] of n text rows."""
-        return self.table[texts]  # type: ignore[index]
+        return self.table[texts]
 
 
 class AdaptedVectors(nn.Module):
@@ -117,6 +135,8 @@ class AdaptedVectors(nn.Module):
         layer: index of the first adapted layer.
         batch_texts: texts per forward pass when no gradient is needed.
     """
+
+    states: Tensor
 
     def __init__(
         self,
@@ -145,7 +165,7 @@ class AdaptedVectors(nn.Module):
 
     def _encode(self, texts: Tensor) -> Tensor:
         chosen = texts.tolist()
-        hidden = [self.states[self._offsets[i] : self._offsets[i + 1]] for i in chosen]  # type: ignore[index,misc]
+        hidden = [self.states[self._offsets[i] : self._offsets[i + 1]] for i in chosen]
         vectors: Tensor = self.encoder([self._tokens[i] for i in chosen], hidden, self._layer)
         return vectors
 

@@ -21,7 +21,11 @@ class Recommender(nn.Module):
     """
 
     def __init__(
-        self, user_fields: Mapping[str, nn.Module], item_fields: Mapping[str, nn.Module], head: FM, factor_l2: float
+        self,
+        user_fields: Mapping[str, nn.Module],
+        item_fields: Mapping[str, nn.Module],
+        head: FM,
+        factor_l2: float,
     ) -> None:
         super().__init__()
         self.user_fields = nn.ModuleDict(user_fields)

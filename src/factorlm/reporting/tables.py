@@ -11,15 +11,30 @@ from rich.table import Table
 SHOWN = ("ndcg@10", "recall@10", "precision@10", "f1@10", "hit@10", "mrr@10")
 
 
-def header(comparison: Mapping[str, Any]) -> list[str]:
-    """Column names of the A/B table."""
-    return ["arm", *_metrics(comparison), f"Δ {comparison['metric']}", "95 % interval", "p (Holm)", "users better/worse",
-            "parameters", "train s", "peak MiB"]  # fmt: skip
+def quality(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Header and one row for each arm: its metrics."""
+    names = _metrics(comparison)
+    table = [["arm", *names]]
+    for arm, content in comparison["arms"].items():
+        values = [content["metrics"][f"test/{name}"] for name in names]
+        first = f"{values[0]['mean']:.4f} ±{values[0]['sd']:.4f}"
+        table.append([arm, first, *(f"{value['mean']:.4f}" for value in values[1:])])
+    return table
 
 
-def rows(comparison: Mapping[str, Any]) -> list[list[str]]:
-    """Cells of the A/B table, a row for each arm."""
-    return [[name, *_cells(comparison, arm)] for name, arm in comparison["arms"].items()]
+def effect_and_cost(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Header and one row for each arm: its difference to the baseline and what it cost."""
+    table = [["arm", "difference", "95 % interval", "p (Holm)", "better/worse", "parameters", "train s", "MiB"]]
+    for arm, content in comparison["arms"].items():
+        effect, cost = content["effect"], content["cost"]
+        cells = ["baseline", "", "", ""]
+        if effect is not None:
+            interval = f"{effect['low']:+.4f} {effect['high']:+.4f}"
+            share = f"{effect['better']:.0%}/{effect['worse']:.0%}"
+            cells = [f"{effect['difference']:+.4f}", interval, f"{effect['p_holm']:.4f}", share]
+        cells += [f"{cost['trainable_parameters']:,}", f"{cost['train_seconds']:.1f}", f"{cost['peak_memory_mb']:,}"]
+        table.append([arm, *cells])
+    return table
 
 
 def _metrics(comparison: Mapping[str, Any]) -> list[str]:
@@ -28,36 +43,20 @@ def _metrics(comparison: Mapping[str, Any]) -> list[str]:
     return [name for name in names if f"test/{name}" in have]
 
 
-def _cells(comparison: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
-    values = [arm["metrics"][f"test/{name}"] for name in _metrics(comparison)]
-    cells = [f"{value['mean']:.4f} ±{value['sd']:.4f}" for value in values[:1]] + [f"{v['mean']:.4f}" for v in values[1:]]
-    effect = arm["effect"]
-    if effect is None:
-        cells += ["baseline", "", "", ""]
-    else:
-        cells += [f"{effect['difference']:+.4f}", f"[{effect['low']:+.4f}, {effect['high']:+.4f}]",
-                  f"{effect['p_holm']:.4f}", f"{effect['better']:.0%}/{effect['worse']:.0%}"]  # fmt: skip
-    cost = arm["cost"]
-    return [*cells, f"{cost['trainable_parameters']:,}", f"{cost['train_seconds']:.1f}", f"{cost['peak_memory_mb']:,}"]
-
-
-def rich_table(comparison: Mapping[str, Any], title: str) -> Table:
-    """The A/B table for a terminal."""
-    users, seeds = comparison["users"], len(comparison["seeds"])
-    caption = f"{users} users x {seeds} seeds, paired; ± is the standard deviation over seeds; {comparison['fingerprint']}"
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
-    for index, name in enumerate(header(comparison)):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
-    for cells in rows(comparison):
+def rich_table(content: list[list[str]], title: str) -> Table:
+    """A table for a terminal of 80 columns, from a header and rows."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    for index, name in enumerate(content[0]):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for cells in content[1:]:
         table.add_row(*cells)
     return table
 
 
-def markdown(comparison: Mapping[str, Any]) -> str:
-    """The A/B table in Markdown."""
-    names = header(comparison)
-    lines = ["| " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) - 1)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in rows(comparison)]
+def markdown(content: list[list[str]]) -> str:
+    """A Markdown table from a header and rows."""
+    lines = ["| " + " | ".join(content[0]) + " |", "|---|" + "---:|" * (len(content[0]) - 1)]
+    lines += ["| " + " | ".join(cells) + " |" for cells in content[1:]]
     return "\n".join(lines)
 
 

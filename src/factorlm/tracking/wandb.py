@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from factorlm.errors import UserError
 
@@ -26,7 +26,7 @@ class Wandb:
 
     project: str
     entity: str | None
-    mode: str
+    mode: Literal["offline", "online"]
 
     def start(self, folder: Path, *, name: str, group: str, job_type: str, config: Mapping[str, Any]) -> WandbLogger:
         """Start a run that lives in ``folder/wandb`` and return Lightning's logger for it.
@@ -46,9 +46,16 @@ class Wandb:
             raise UserError("tracking.mode=online needs an API key: run `wandb login`, or leave tracking.mode=offline")
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
         run = wandb.init(
-            project=self.project, entity=self.entity, mode=self.mode, dir=folder, name=name, group=group,  # type: ignore[arg-type]
-            job_type=job_type, config=dict(config), settings=wandb.Settings(silent=True, console="off", init_timeout=60),
-        )  # fmt: skip
+            project=self.project,
+            entity=self.entity,
+            mode=self.mode,
+            dir=folder,
+            name=name,
+            group=group,
+            job_type=job_type,
+            config=dict(config),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+        )
         return WandbLogger(experiment=run)
 
 
@@ -61,7 +68,7 @@ def log_table(logger: WandbLogger, name: str, columns: list[str], rows: list[lis
     """Log a table."""
     import wandb
 
-    logger.experiment.log({name: wandb.Table(columns=columns, data=rows)})
+    logger.experiment.log({name: wandb.Table(columns=[*columns], data=rows)})
 
 
 def finish(logger: WandbLogger | None, exit_code: int) -> None:

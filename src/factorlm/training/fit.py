@@ -90,9 +90,14 @@ def fit(
         warnings.filterwarnings("ignore", ".*training batches.*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", ".*GPU available but not used.*")
         trainer = trainer_factory(
-            logger=logger or False, callbacks=callbacks, enable_checkpointing=False, enable_progress_bar=progress,
-            enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
-        )  # fmt: skip
+            logger=logger or False,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
         try:
             trainer.fit(module, batches, valid_batches)
         except SystemExit:

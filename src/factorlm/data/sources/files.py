@@ -98,7 +98,9 @@ def _column(table: pl.DataFrame, name: str, role: str, path: str) -> str:
     if name not in table.columns:
         near = get_close_matches(name, table.columns, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"dataset.columns.{role}={name} is not in {path}; its columns are {', '.join(table.columns)}{hint}")
+        raise UserError(
+            f"dataset.columns.{role}={name} is not in {path}; its columns are {', '.join(table.columns)}{hint}"
+        )
     return name
 
 
@@ -124,5 +126,7 @@ def _checked(parsed: pl.Series, raw: pl.Series, what: str, path: str) -> pl.Seri
     bad = (parsed.is_null() | (parsed.is_nan() if parsed.dtype.is_float() else False)).arg_true()
     if len(bad):
         row = int(bad[0])
-        raise UserError(f"{path}: data row {row + 1} has {raw.name}={raw[row]!r}, which is not {what}; {len(bad)} such rows")
+        raise UserError(
+            f"{path}: data row {row + 1} has {raw.name}={raw[row]!r}, which is not {what}; {len(bad)} such rows"
+        )
     return parsed

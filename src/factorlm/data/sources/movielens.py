@@ -10,16 +10,15 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import polars as pl
 
 from factorlm.assets import Mirror, fetch
 from factorlm.data.tables import Frames, canonical
 
-GENRES_100K = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
-    "Mystery Romance Sci-Fi Thriller War Western"
-).split()
+GENRES_100K = """unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror
+Musical Mystery Romance Sci-Fi Thriller War Western""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class MovieLens:
         return canonical(*tables, min_value=self.min_value, text=self.text, source=self.name)
 
 
-_Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
+_Tables: TypeAlias = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
 
 
 def _typed_tsv(path: Path) -> pl.DataFrame:
@@ -74,14 +73,17 @@ def _read_recbole(folder: Path, name: str) -> _Tables:
     items = items.rename({"class": "genres"} if "class" in items.columns else {"genre": "genres"})
     users = _typed_tsv(folder / f"{name}.user").with_columns(_integer_where_possible("user_id"))
     ratings = ratings.select(
-        _integer_where_possible("user_id"), "item_id", timestamp=pl.col("timestamp").cast(pl.Int64),
+        _integer_where_possible("user_id"),
+        "item_id",
+        timestamp=pl.col("timestamp").cast(pl.Int64),
         value=pl.col("rating").cast(pl.Float32),
-    )  # fmt: skip
+    )
     if name == "ml-100k":  # in this copy of ML-1M the item key is the title with its year
         ratings = ratings.with_columns(pl.col("item_id").cast(pl.Int64))
         items = items.with_columns(pl.col("item_id").cast(pl.Int64))
     items = items.with_columns(
-        year=pl.col("year").cast(pl.Float64, strict=False).cast(pl.Int64), genres=pl.col("genres").str.split(" ")
+        year=pl.col("year").cast(pl.Float64, strict=False).cast(pl.Int64),
+        genres=pl.col("genres").str.split(" "),
     )
     return ratings, users, items.select("item_id", "title", "year", "genres")
 
