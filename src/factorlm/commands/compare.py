@@ -123,13 +123,15 @@ def _train(
 
 
 def _with_starts(study: Study, arms: list[str]) -> list[str]:
-    """The arms and those they start from, in the study's order."""
+    """The arms and those they start from; chains come first, so that no long one is left alone at the end."""
     needed = set(arms)
     for name in reversed(list(study.arms)):
         start = study.arms[name].init_from
         if name in needed and start:
             needed.add(start)
-    return [name for name in study.arms if name in needed]
+    starts = {study.arms[name].init_from for name in needed}
+    in_chain = {name for name in needed if name in starts or study.arms[name].init_from}
+    return sorted((name for name in study.arms if name in needed), key=lambda name: name not in in_chain)
 
 
 def _fetch(jobs: list[Job]) -> None:

@@ -23,17 +23,16 @@ def main(config: DictConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("study", "arm", "seed", "status", "valid", "test/ndcg@10", "seconds", "folder"):
-        table.add_column(
-            name, justify="right" if name in ("seed", "valid", "test/ndcg@10", "seconds") else "left", overflow="fold"
-        )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("status", "valid/ndcg@10", "test/ndcg@10", "seconds", f"folder in {root}"):
+        numeric = name in ("valid/ndcg@10", "test/ndcg@10", "seconds")
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for run in runs:
         metrics = run["metrics"]
         numbers = [f"{metrics[name]:.4f}" if name in metrics else "" for name in ("valid/ndcg@10", "test/ndcg@10")]
         seconds = f"{run['seconds']:.0f}" if run["seconds"] else ""
-        table.add_row(run["study"], run["arm"], str(run["seed"]), run["status"], *numbers, seconds, run["folder"])
-    Console(width=None if runs else 80).print(table if runs else f"no runs under {root}")
+        table.add_row(run["status"], *numbers, seconds, str(Path(run["folder"]).relative_to(root)))
+    Console().print(table if runs else f"no runs under {root}")
 
 
 def _row(folder: Path, record: dict[str, Any]) -> dict[str, Any]:

@@ -70,4 +70,7 @@ def _terms(fields: nn.ModuleDict, index: Tensor) -> Terms:
 
 
 def _cross(user: Side, item: Side) -> Tensor:
-    return user.bias.unsqueeze(1) + item.bias + user.vectors @ item.vectors.T
+    """The biases travel inside the product, as two more dimensions, so that no [U, I] matrix is made twice."""
+    users = torch.cat([user.vectors, user.bias.unsqueeze(1), torch.ones_like(user.bias).unsqueeze(1)], 1)
+    items = torch.cat([item.vectors, torch.ones_like(item.bias).unsqueeze(1), item.bias.unsqueeze(1)], 1)
+    return users @ items.T

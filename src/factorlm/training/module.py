@@ -11,6 +11,7 @@ from torch import Tensor
 
 from factorlm.errors import UserError
 from factorlm.evaluation.ranking import Catalogue, RankingTask, UserBatch, batch_scores
+from factorlm.heads.base import Terms
 from factorlm.metrics.ranking import RankingMetrics
 from factorlm.models.recommender import Recommender
 from factorlm.objectives.base import Objective
@@ -56,21 +57,19 @@ class RecommenderModule(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of positive pairs, users [B] and items [B]."""
         users, items = batch
-        user, item = self.model.user_terms(users), None
+        user = self.model.user_terms(users)
         if self._objective.num_negatives is None:
             pool = self.model.item_terms(self.train_items)
             place = torch.searchsorted(self.train_items, items)
+            item = Terms(pool.linear[place], pool.factors[place])
             candidates = self.model.cross_scores(user, pool)
-            positive = candidates.gather(1, place.unsqueeze(1)).squeeze(1)
-            item = type(pool)(pool.linear[place], pool.factors[place])
         else:
             drawn = torch.randint(len(self.train_items), (self._objective.num_negatives,), generator=self._generator)
             negatives = self.train_items[drawn.to(self.device)]
             item = self.model.item_terms(items)
-            positive = self.model.pair_scores(user, item)
             candidates = self.model.cross_scores(user, self.model.item_terms(negatives))
             candidates = candidates.masked_fill(negatives == items.unsqueeze(1), -torch.inf)
-        loss = self._objective(positive, candidates) + self.model.penalty(user, item)
+        loss = self._objective(self.model.pair_scores(user, item), candidates) + self.model.penalty(user, item)
         if not loss.isfinite():
             raise UserError(f"the loss is {loss.item()} at step {self.global_step}: lower optimizer.lr")
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(users))
