@@ -56,7 +56,5 @@ def study_overrides(root: Path) -> list[list[str]]:
     found = []
     for path in sorted(root.glob("*/study.yaml")):
         study = load_study(path.parent)
-        found += [
-            train_overrides(study, protocol, arm, study.seeds[0]) for protocol in study.protocols for arm in study.arms
-        ]
+        found += [train_overrides(study, protocol, arm) for protocol in study.protocols for arm in study.arms]
     return found

@@ -89,20 +89,12 @@ def _train(
     """Fetch what the runs need, then train those that are missing."""
     jobs = []
     for protocol in protocols:
+        composed = {arm: _compose(config, study, protocol, arm) for arm in _with_starts(study, arms)}
         for seed in seeds:
-            for arm in _with_starts(study, arms):
-                overrides = [*train_overrides(study, protocol, arm, seed), *config.overrides]
-                composed = compose_config("train", overrides)
-                composed.tracking, composed.cache, composed.run.root = (
-                    config.tracking,
-                    config.cache,
-                    config.run.root,
-                )
-                check_config(composed)
-                content = OmegaConf.to_container(composed, resolve=True)
-                assert isinstance(content, dict)
+            for arm, content in composed.items():
                 after = study.arms[arm].init_from
-                jobs.append(Job(_name(protocol, arm, seed), content, after and _name(protocol, after, seed)))  # type: ignore[arg-type]
+                start = _name(protocol, after, seed) if after else None
+                jobs.append(Job(_name(protocol, arm, seed), content | {"seed": seed}, start))
     _fetch(jobs)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -120,6 +112,15 @@ def _train(
             progress.update(task, description=", ".join(running) or study.name)
 
         return train_all(jobs, config.jobs, report)
+
+
+def _compose(config: DictConfig, study: Study, protocol: str, arm: str) -> dict[str, Any]:
+    composed = compose_config("train", [*train_overrides(study, protocol, arm), *config.overrides])
+    composed.tracking, composed.cache, composed.run.root = config.tracking, config.cache, config.run.root
+    check_config(composed)
+    content = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
 
 
 def _with_starts(study: Study, arms: list[str]) -> list[str]:

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from factorlm.commands.train import TerminatedError, finished, run_folder, train
 from factorlm.errors import UserError
 
 PRELOAD = ["factorlm.commands.train", "factorlm.training.fit", "factorlm.tracking.wandb", "transformers"]
@@ -47,9 +50,14 @@ def train_all(jobs: list[Job], workers: int, report: Callable[[str, str], None])
         while waiting or running:
             for job in [job for job in waiting if job.after in folders or job.after is None][: workers - len(running)]:
                 waiting.remove(job)
-                start = str(folders[job.after]) if job.after else None
+                config = job.config | ({"init_from": str(folders[job.after])} if job.after else {})
                 report(job.name, "started")
-                running[pool.submit(_work, job.config | ({"init_from": start} if start else {}))] = job
+                folder = finished(OmegaConf.create(config))
+                if folder is None:
+                    running[pool.submit(_work, config)] = job
+                else:
+                    folders[job.name] = folder
+                    report(job.name, "done")
             for job in [job for job in waiting if job.after in failed]:
                 waiting.remove(job)
                 failed[job.name] = f"{job.after} failed, and it starts from there"
@@ -104,10 +112,6 @@ def _end_with_parent() -> None:
 
 
 def _work(content: dict[str, Any]) -> Path:
-    from omegaconf import OmegaConf
-
-    from factorlm.commands.train import TerminatedError, run_folder, train
-
     config = OmegaConf.create(content)
     folder = run_folder(config)
     folder.mkdir(parents=True, exist_ok=True)

@@ -59,6 +59,13 @@ def run_folder(config: DictConfig) -> Path:
     return Path(str(config.run.root)).expanduser() / str(config.study) / name
 
 
+def finished(config: DictConfig) -> Path | None:
+    """The folder of the finished run of this config, or None."""
+    folder = run_folder(config)
+    record = read_record(folder) or {}
+    return folder if record.get("status") == "done" and record.get("key") == run_key(config) else None
+
+
 def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> Path:
     """Train and evaluate one run; return its folder. A finished run of the same key is reused.
 
@@ -152,27 +159,27 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     record.update(parameters={"trainable": trainable, "frozen": frozen})
     clock("build")
-    history: dict[str, Any] = {}
     if isinstance(model, Recommender):
         if config.init_from:
             load_checkpoint(model, Path(config.init_from) / "checkpoint", new=".lora_")
-        history = _fit(config, folder, model, prepared, metrics, tracker, progress)
+        valid, trained = _fit(config, folder, model, prepared, tracker, progress)
     else:
         save_checkpoint(model, folder / "checkpoint")
+        per_user, _ = evaluate_ranking(model, prepared, "valid", metrics, config.eval_batch_size, config.top)
+        valid, trained = means(per_user, "valid"), {}
     clock("train")
     model.eval()
-    valid, _ = evaluate_ranking(model, prepared, "valid", metrics, config.eval_batch_size, config.top)
     per_user, top = evaluate_ranking(model, prepared, "test", metrics, config.eval_batch_size, config.top)
     write_parquet(per_user, folder / "per_user.parquet")
     write_parquet(top, folder / "topk.parquet")
-    values = means(valid, "valid") | means(per_user, "test")
+    values = valid | means(per_user, "test")
     clock("evaluate")
     seconds["total"] = round(time.perf_counter() - started, 2)
     if tracker is not None:
         from factorlm.tracking.wandb import summarize
 
         summarize(tracker, {**values, "fingerprint": digest(parts), "seconds": seconds, "parameters": trainable})
-    record.update(metrics=values, seconds=seconds, test_evaluations=1, **history)
+    record.update(metrics=values, seconds=seconds, test_evaluations=1, **trained)
 
 
 def _fit(
@@ -180,10 +187,10 @@ def _fit(
     folder: Path,
     model: Recommender,
     prepared: Prepared,
-    metrics: RankingMetrics,
     tracker: Any,
     progress: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Train; return the validation metrics of the kept weights and what the record says of the training."""
     from factorlm.training.fit import fit
     from factorlm.training.module import PairBatches, RecommenderModule, TaskBatches
 
@@ -212,13 +219,13 @@ def _fit(
     )
     if _frozen_digest(model) != before:
         raise RuntimeError("training changed weights that are frozen")
-    rows_seen = min(result.steps * config.batch_size, len(result.history) * len(users))
-    return {
+    trained = {
         "best_epoch": result.best_epoch,
         "steps": result.steps,
-        "training_rows_seen": rows_seen,
+        "training_rows_seen": min(result.steps * config.batch_size, len(result.history) * len(users)),
         "history": result.history,
     }
+    return {name: value for name, value in result.best.items() if name.startswith("valid/")}, trained
 
 
 def _frozen_digest(model: nn.Module) -> str:

@@ -95,7 +95,7 @@ def chosen(names: list[str], wanted: list[str] | None, key: str) -> list[str]:
     return [name for name in names if wanted is None or name in wanted]
 
 
-def train_overrides(study: Study, protocol: str, arm: str, seed: int) -> list[str]:
-    """Overrides of one run of a study."""
-    names = [f"study={study.name}/{protocol}", f"arm={arm}", f"seed={seed}"]
+def train_overrides(study: Study, protocol: str, arm: str) -> list[str]:
+    """Overrides of the runs of an arm under a protocol, but for the seed."""
+    names = [f"study={study.name}/{protocol}", f"arm={arm}"]
     return [*study.shared, *study.protocols[protocol], *study.arms[arm].overrides, *names]

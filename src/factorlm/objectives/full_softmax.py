@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from factorlm.objectives.logsumexp import logsumexp
+
 
 class FullSoftmax(nn.Module):
     """-log softmax of the positive among all training items: log sum_j exp s_j - s_+."""
@@ -12,4 +14,4 @@ class FullSoftmax(nn.Module):
 
     def forward(self, positive: Tensor, candidates: Tensor) -> Tensor:
         """``positive`` [B] stands also among ``candidates`` [B, C]; the mean loss."""
-        return (candidates.logsumexp(1) - positive).mean()
+        return (logsumexp(candidates) - positive).mean()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from factorlm.objectives.logsumexp import logsumexp
+
 
 class SampledSoftmax(nn.Module):
     """-log softmax of the positive among itself and uniformly drawn items.
@@ -22,4 +24,4 @@ class SampledSoftmax(nn.Module):
 
     def forward(self, positive: Tensor, candidates: Tensor) -> Tensor:
         """Mean loss of ``positive`` [B] against ``candidates`` [B, C]."""
-        return (torch.cat([positive.unsqueeze(1), candidates], 1).logsumexp(1) - positive).mean()
+        return (logsumexp(torch.cat([positive.unsqueeze(1), candidates], 1)) - positive).mean()
