@@ -1,4 +1,4 @@
-"""Ranking metrics against brute force over all tie-breaks, and against ranx and scikit-learn where definitions agree."""
+"""Ranking metrics against brute force over all tie-breaks, and against ranx and scikit-learn."""
 
 from __future__ import annotations
 

@@ -19,13 +19,12 @@ def main(config: DictConfig) -> None:
     if config.json:
         print(json.dumps(runs))
         return
-    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("status", "valid/ndcg@10", "test/ndcg@10", "seconds", f"folder in {root}"):
-        numeric = name in ("valid/ndcg@10", "test/ndcg@10", "seconds")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("status", "valid", "test", "seconds", f"folder in {root} (valid, test: ndcg@10)"):
+        numeric = name in ("valid", "test", "seconds")
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for run in runs:
         metrics = run["metrics"]

@@ -19,7 +19,7 @@ class _LogSumExp(Function):
         return (highest + total.log()).squeeze(1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         exponentials, total = ctx.saved_tensors
         result: Tensor = exponentials * (gradient.unsqueeze(1) / total)
@@ -32,5 +32,5 @@ def logsumexp(scores: Tensor) -> Tensor:
     Equal to ``scores.logsumexp(1)``; the softmax over all items spends most of its time here, and a step of it takes a
     fifth less. A row needs one finite score.
     """
-    result: Tensor = _LogSumExp.apply(scores)
+    result: Tensor = _LogSumExp.apply(scores)  # type: ignore[no-untyped-call]
     return result

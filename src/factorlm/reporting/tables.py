@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 SHOWN = ("ndcg@10", "recall@10", "precision@10", "f1@10", "hit@10", "mrr@10")
@@ -23,8 +22,11 @@ def quality(comparison: Mapping[str, Any]) -> list[list[str]]:
 
 
 def effect_and_cost(comparison: Mapping[str, Any]) -> list[list[str]]:
-    """Header and one row for each arm: its difference to the baseline and what it cost."""
-    table = [["arm", "difference", "95 % interval", "p (Holm)", "better/worse", "parameters", "train s", "MiB"]]
+    """Header and one row for each arm: its difference to the baseline and what it cost.
+
+    ``up/down`` is the share of users who are better or worse off, ``MiB`` the peak memory.
+    """
+    table = [["arm", "diff", "95 % interval", "p Holm", "up/down", "params", "train s", "MiB"]]
     for arm, content in comparison["arms"].items():
         effect, cost = content["effect"], content["cost"]
         cells = ["baseline", "", "", ""]
@@ -45,7 +47,7 @@ def _metrics(comparison: Mapping[str, Any]) -> list[str]:
 
 def rich_table(content: list[list[str]], title: str) -> Table:
     """A table for a terminal of 80 columns, from a header and rows."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for index, name in enumerate(content[0]):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for cells in content[1:]:

@@ -118,8 +118,15 @@ def _seconds(table: pl.DataFrame, column: str, path: str) -> pl.Series:
     else:
         seconds = raw.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
         if seconds.is_null().all():
-            seconds = raw.cast(pl.String).str.to_datetime(strict=False, time_unit="us").dt.epoch("s")
+            seconds = _dates(raw.cast(pl.String))
     return _checked(seconds, raw, "seconds since 1970 or an ISO date", path)
+
+
+def _dates(texts: pl.Series) -> pl.Series:
+    try:
+        return texts.str.to_datetime(strict=False, time_unit="us").dt.epoch("s")
+    except pl.exceptions.ComputeError:  # not one of them looks like a date
+        return pl.Series([None] * len(texts), dtype=pl.Int64)
 
 
 def _checked(parsed: pl.Series, raw: pl.Series, what: str, path: str) -> pl.Series:

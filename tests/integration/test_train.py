@@ -1,0 +1,201 @@
+"""Runs on synthetic data with the tiny backbone: everything real but the knowledge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import yaml
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from factorlm.backbones.encoder import TextEncoder
+from factorlm.commands.evaluate import evaluate
+from factorlm.commands.train import train
+from factorlm.errors import UserError
+from factorlm.runs.record import read_record
+from factorlm.runs.store import status
+
+Compose = Callable[..., DictConfig]
+
+
+def run(config: DictConfig) -> tuple[Path, dict]:
+    folder = train(config, progress=False)
+    record = read_record(folder)
+    assert record is not None
+    return folder, record
+
+
+def test_a_run_folder_opens_without_our_code(small: Compose) -> None:
+    folder, record = run(small())
+    assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 1
+    assert record["status"] == "done"
+    assert record["fingerprint"]
+    assert record["parameters"]["trainable"] > 0
+    assert {"git", "versions", "hardware", "seconds", "peak_memory_mb", "protocol", "history"} <= set(record)
+    per_user = pl.read_parquet(folder / "per_user.parquet")
+    assert per_user.columns[0] == "user_id"
+    for name in per_user.columns[1:]:
+        assert per_user[name].mean() == pytest.approx(record["metrics"][f"test/{name}"])
+    top = pl.read_parquet(folder / "topk.parquet")
+    assert top.columns == ["user_id", "rank", "item_id", "score"]
+    assert top.group_by("user_id").len()["len"].unique().to_list() == [20]
+    assert (folder / "checkpoint" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [],
+        ["backbone=tiny", "objective=bpr"],
+        ["fields=side", "+fields.price={kind: numeric, side: item, column: price}"],
+    ],
+)
+def test_same_config_same_bits(small: Compose, tmp_path: Path, extra: list[str]) -> None:
+    if "fields=side" in extra:  # the synthetic items have other columns
+        extra = [*extra, "fields.genres.column=tags", "fields.year.column=topic"]
+    first, one = run(small(f"run.dir={tmp_path}/a", *extra))
+    second, two = run(small(f"run.dir={tmp_path}/b", *extra))
+    assert one["metrics"] == two["metrics"]
+    assert one["key"] == two["key"]
+    for file in ("per_user.parquet", "topk.parquet"):
+        assert pl.read_parquet(first / file).equals(pl.read_parquet(second / file))
+    assert (first / "checkpoint/model.safetensors").read_bytes() == (
+        second / "checkpoint/model.safetensors"
+    ).read_bytes()
+
+
+def test_other_seed_other_numbers_same_protocol(small: Compose) -> None:
+    _, one = run(small("seed=1"))
+    _, two = run(small("seed=2"))
+    assert one["metrics"] != two["metrics"]
+    assert one["fingerprint"] == two["fingerprint"]
+
+
+@pytest.mark.parametrize("objective", ["full_softmax", "sampled_softmax", "bpr", "bce"])
+def test_every_objective_learns(small: Compose, objective: str) -> None:
+    common = ["trainer.max_epochs=20", "optimizer.lr=0.03", "model.factor_l2=0.01"]
+    _, record = run(small(f"objective={objective}", *common))
+    losses = [epoch["train/loss"] for epoch in record["history"]]
+    assert losses[-1] < losses[0]
+    _, chance = run(small("baseline=bias", "split=cold_item"))
+    assert record["metrics"]["test/ndcg@10"] > 0.08
+    assert chance["parameters"]["trainable"] == 0
+
+
+@pytest.mark.parametrize("split", ["user_time", "global_time", "leave_one_out", "random", "cold_item"])
+def test_every_split_trains(small: Compose, split: str) -> None:
+    _, record = run(small(f"split={split}", "trainer.max_epochs=1"))
+    assert 0 <= record["metrics"]["test/ndcg@10"] <= 1
+
+
+def test_text_finds_cold_items_and_ids_score_at_chance(small: Compose, tmp_path: Path) -> None:
+    common = ["split=cold_item", "trainer.max_epochs=15", "optimizer.lr=0.03", "model.factor_l2=0.01"]
+    folder, ids = run(small(f"run.dir={tmp_path}/ids", *common))
+    _, text = run(small(f"run.dir={tmp_path}/text", "backbone=tiny", *common))
+    top = pl.read_parquet(folder / "topk.parquet")
+    assert top.group_by("user_id").agg(pl.col("score").n_unique())["score"].unique().to_list() == [1]
+    assert text["metrics"]["test/ndcg@10"] > ids["metrics"]["test/ndcg@10"] + 0.1
+
+
+def test_warm_and_cold_slices(small: Compose) -> None:
+    folder, record = run(small("split.cold=keep", "dataset.num_items=400", "dataset.interactions_per_user=6"))
+    assert {"test/ndcg@10/warm", "test/ndcg@10/cold"} <= set(record["metrics"])
+    per_user = pl.read_parquet(folder / "per_user.parquet")
+    assert per_user["ndcg@10/cold"].null_count() > 0
+
+
+def test_lora_trains_adapter_projection_and_fields_only(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen, _ = run(small(f"run.dir={tmp_path}/frozen", "backbone=tiny"))
+    encoders: list[TextEncoder] = []
+    build = TextEncoder.__init__
+    monkeypatch.setattr(TextEncoder, "__init__", lambda self, *args: (build(self, *args), encoders.append(self))[0])
+    folder, record = run(small(
+        f"run.dir={tmp_path}/lora", "backbone=tiny", "adapter=lora", "adapter.num_layers=1", f"init_from={frozen}",
+        "objective=sampled_softmax", "trainer.max_epochs=2", "trainer.limit_train_batches=3", "batch_size=32",
+    ))  # fmt: skip
+    saved = load_file(folder / "checkpoint" / "model.safetensors")
+    started = load_file(frozen / "checkpoint" / "model.safetensors")
+    assert set(started) < set(saved)
+    assert all(".lora_" in name for name in set(saved) - set(started))
+    assert any(saved[name].abs().sum() > 0 for name in saved if "lora_B" in name)
+    trainable = sum(value.numel() for name, value in saved.items() if not name.endswith((".mean", ".deviation")))
+    assert record["parameters"]["trainable"] == trainable
+    assert record["steps"] == 6
+    fresh = type(encoders[-1].model)(encoders[-1].model.config)
+    original = dict(small("backbone=tiny").backbone)
+    assert original["seed"] == 0
+    names = {
+        name.replace(".base_layer", ""): value
+        for name, value in encoders[-1].model.named_parameters()
+        if ".lora_" not in name
+    }
+    assert set(names) == {name for name, _ in fresh.named_parameters()}
+    from factorlm.backbones.tiny import TinyBackbone
+
+    reference = TinyBackbone(**{key: value for key, value in original.items() if key != "_target_"}).load(tmp_path)
+    for name, value in reference.model.named_parameters():
+        assert torch.equal(names[name], value), name
+    assert evaluate(folder, "test", small().cache) == pytest.approx(
+        {name: value for name, value in record["metrics"].items() if name.startswith("test/")}, abs=1e-12
+    )
+
+
+def test_evaluate_repeats_the_record_to_the_bit(small: Compose) -> None:
+    folder, record = run(small("backbone=tiny"))
+    assert evaluate(folder, "test", small().cache) == {
+        k: v for k, v in record["metrics"].items() if k.startswith("test/")
+    }
+    with pytest.raises(UserError, match="part=train"):
+        evaluate(folder, "train", small().cache)
+
+
+def test_a_finished_run_is_reused_and_another_refused(small: Compose, tmp_path: Path) -> None:
+    folder, first = run(small(f"run.dir={tmp_path}/a"))
+    _, again = run(small(f"run.dir={tmp_path}/a"))
+    assert again["started"] == first["started"]
+    assert again == first
+    with pytest.raises(UserError, match="holds another run"):
+        run(small(f"run.dir={tmp_path}/a", "seed=2"))
+    assert folder == tmp_path / "a"
+
+
+def test_a_run_that_was_killed_never_shows_as_done(small: Compose, tmp_path: Path) -> None:
+    folder, record = run(small(f"run.dir={tmp_path}/a"))
+    killed = {**record, "status": "running"}
+    (folder / "record.json").write_text(json.dumps(killed))
+    assert status(folder, killed) == "killed"
+    _, again = run(small(f"run.dir={tmp_path}/a"))
+    assert again["status"] == "done"
+    assert again["metrics"] == record["metrics"]
+
+
+def test_a_diverging_run_fails_in_one_line(small: Compose, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+: lower optimizer.lr"):
+        run(small(f"run.dir={tmp_path}/a", "optimizer.lr=1e30", "trainer.max_epochs=5"))
+    record = read_record(tmp_path / "a")
+    assert record is not None
+    assert record["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["adapter=lora"], "adapter without a backbone"),
+        (["+fields.text={kind: text, side: item, column: text}"], "a text field needs a backbone"),
+        (["backbone=tiny", "dataset.text=null"], "set dataset.text"),
+        (["~fields.user"], "none of the user side"),
+        (["selection=ndcg@7"], "selection=ndcg@7"),
+        (["init_from=nowhere"], "not the folder of a finished run"),
+        (["fields=side"], r"fields.genres.column=genres is not in the items table, which has .*topic"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together(small: Compose, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(small(*overrides))
