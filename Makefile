@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check format lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -32,6 +32,9 @@ check: setup  ## what CI runs: format, lint, types, import layers, configs, test
 format: setup  ## format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+lock: setup  ## write the versions in .venv to requirements.lock
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
 clean:  ## remove the environment and caches, keep runs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
