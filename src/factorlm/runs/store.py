@@ -1,0 +1,64 @@
+"""The store of runs: folders under one root, read without any index."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from factorlm.errors import UserError
+from factorlm.runs.record import FILE, read_record
+
+LOCK = ".lock"
+OURS = ("config.yaml", FILE, "per_user.parquet", "topk.parquet", "checkpoint", "wandb")
+
+
+@contextmanager
+def claim(folder: Path, wait: bool) -> Iterator[None]:
+    """Hold a run folder for this process.
+
+    Args:
+        folder: of the run.
+        wait: until another process lets go of it.
+
+    Raises:
+        UserError: another process holds it, and we do not wait.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=-1 if wait else 0):
+            yield
+    except Timeout as error:
+        raise UserError(f"run.dir={folder} is being trained by another process; wait for it or name another") from error
+
+
+def clear(folder: Path) -> None:
+    """Remove what an unfinished run left, and nothing else."""
+    for name in OURS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def status(folder: Path, record: dict[str, Any]) -> str:
+    """Status of a run; one that says running but is held by no process was killed."""
+    if record.get("status") != "running":
+        return str(record.get("status"))
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return "killed"
+    except Timeout:
+        return "running"
+
+
+def find_runs(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Every run folder under ``root`` with its record, oldest first."""
+    found = [(path.parent, read_record(path.parent)) for path in root.glob(f"**/{FILE}")]
+    runs = [(folder, record) for folder, record in found if record is not None]
+    return sorted(runs, key=lambda run: (run[1].get("started", ""), str(run[0])))
