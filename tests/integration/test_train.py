@@ -161,7 +161,7 @@ def test_a_finished_run_is_reused_and_another_refused(small: Compose, tmp_path: 
     _, again = run(small(f"run.dir={tmp_path}/a"))
     assert again["started"] == first["started"]
     assert again == first
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="holds another finished run"):
         run(small(f"run.dir={tmp_path}/a", "seed=2"))
     assert folder == tmp_path / "a"
 

@@ -70,7 +70,9 @@ def _convert_gguf(source: Path, target: Path) -> None:
     """Dequantize a GGUF file into a safetensors folder, so that it loads in a second instead of half a minute."""
     from rich.console import Console
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     with Console(stderr=True).status(f"converting {source.name} to safetensors, once"):

@@ -33,7 +33,7 @@ from factorlm.runs.store import claim, clear
 from factorlm.training.checkpoint import load_checkpoint, save_checkpoint
 
 # what a config holds that cannot change a result
-IRRELEVANT = ("study", "arm", "run", "cache", "tracking", "plugins", "eval_batch_size")
+IRRELEVANT = ("study", "arm", "run", "cache", "tracking", "plugins")
 log = Console(stderr=True)
 
 
@@ -85,9 +85,9 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
         raise UserError(f"init_from={config.init_from} is not the folder of a finished run: train that run first")
     with claim(folder, wait):
         found = read_record(folder)
-        if found is not None and found.get("key") != key:
-            raise UserError(f"run.dir={folder} holds another run ({found.get('key')}, not {key}): name an empty folder")
         if found is not None and found["status"] == "done":
+            if found.get("key") != key:
+                raise UserError(f"run.dir={folder} holds another finished run: name an empty folder")
             log.print(f"already finished, reused: {folder}", highlight=False)
             return folder
         clear(folder)

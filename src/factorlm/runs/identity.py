@@ -13,8 +13,21 @@ import factorlm
 from factorlm.errors import UserError
 
 # packages whose code determines a result; the others only launch, store, compare or show it
-DETERMINING = ("assets.py", "data", "backbones", "heads", "baselines", "models", "objectives", "metrics", "training",
-               "evaluation", "config/build.py", "config/model.py", "commands/train.py")
+DETERMINING = (
+    "assets.py",
+    "data",
+    "backbones",
+    "heads",
+    "baselines",
+    "models",
+    "objectives",
+    "metrics",
+    "training",
+    "evaluation",
+    "config/build.py",
+    "config/model.py",
+    "commands/train.py",
+)
 
 
 def digest(content: Any) -> str:
@@ -26,12 +39,21 @@ def digest(content: Any) -> str:
 def code_version() -> str:
     """Hash of the source that determines results."""
     root = Path(factorlm.__file__).parent
-    files = [file for name in DETERMINING for file in sorted([root / name, *(root / name).rglob("*.py")]) if file.is_file()]
+    files = [
+        file for name in DETERMINING for file in sorted([root / name, *(root / name).rglob("*.py")]) if file.is_file()
+    ]
     return digest([[str(file.relative_to(root)), file.read_text()] for file in files])
 
 
 def protocol(
-    *, data: str, split: str, rows: Mapping[str, int], candidates: str, exclusion: str, metrics: Sequence[str], selection: str
+    *,
+    data: str,
+    split: str,
+    rows: Mapping[str, int],
+    candidates: str,
+    exclusion: str,
+    metrics: Sequence[str],
+    selection: str,
 ) -> dict[str, Any]:
     """The parts of the protocol; runs are comparable if and only if all are equal."""
     return {

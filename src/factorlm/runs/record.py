@@ -16,7 +16,17 @@ from typing import Any
 
 SCHEMA = 1
 FILE = "record.json"
-PACKAGES = ("factorlm", "torch", "pytorch-lightning", "transformers", "peft", "datasets", "polars", "hydra-core", "wandb")
+PACKAGES = (
+    "factorlm",
+    "torch",
+    "pytorch-lightning",
+    "transformers",
+    "peft",
+    "datasets",
+    "polars",
+    "hydra-core",
+    "wandb",
+)
 
 
 class Record:
