@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -57,6 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(
+            f"factorlm: the disk is full ({error.filename or 'no file named'}); free space and call again",
+            file=sys.stderr,
+        )
+        code = 2
     except BaseException as error:
         if type(error).__name__ != "TerminatedError":
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -45,6 +46,15 @@ def environment(cwd: Path) -> dict[str, str]:
     return {**os.environ, "FACTORLM_CACHE": str(cwd / "cache")}
 
 
+def left_behind(cwd: Path) -> list[str]:
+    """Command lines of processes that were started for the study."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_bytes().decode(errors="replace"))
+    return [line for line in lines if str(cwd) in line and "pytest" not in line.split("\0")[1:3]]
+
+
 def records(cwd: Path) -> dict[str, dict]:
     found = [json.loads(path.read_text()) for path in cwd.glob("runs/**/record.json")]
     return {f"{record['study']} {record['arm']} {record['seed']}": record for record in found}
@@ -61,6 +71,10 @@ def test_killed_and_continued_it_answers_the_question(study: Path) -> None:
     process.wait()
     done = {name: record for name, record in records(study).items() if record["status"] == "done"}
     assert 4 <= len(done) < 16
+    deadline = time.monotonic() + 10
+    while left_behind(study) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left_behind(study)
     result = subprocess.run(
         command("--json", "publish=true"),
         cwd=study,

@@ -28,7 +28,10 @@ def claim(folder: Path, wait: bool) -> Iterator[None]:
     Raises:
         UserError: another process holds it, and we do not wait.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run.dir={folder} cannot be made: {error.strerror}; name a folder you can write to") from error
     try:
         with FileLock(folder / LOCK, timeout=-1 if wait else 0):
             yield
