@@ -27,7 +27,7 @@ check: setup  ## what CI runs: format, lint, types, import layers, configs, test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/factorlm check
-	$(BIN)/python -m pytest
+	$(MAKE) test
 
 format: setup  ## format and fix
 	$(BIN)/ruff format .

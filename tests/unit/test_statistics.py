@@ -19,7 +19,7 @@ def test_p_value_agrees_with_scipy() -> None:
 
 
 def test_interval_covers_planted_effects() -> None:
-    """Users differ, seeds differ a little: about 95 % of intervals hold the truth."""
+    """Users differ, and each user a little from seed to seed: about 95 % of intervals hold the truth."""
     generator = np.random.default_rng(1)
     covered = 0
     for trial in range(200):

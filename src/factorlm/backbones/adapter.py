@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from factorlm.backbones.encoder import TextEncoder
 from factorlm.errors import UserError
@@ -60,8 +60,3 @@ class Lora:
             )
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=names)  # type: ignore[arg-type]
         inject_adapter_in_model(config, encoder.model)
-
-
-def adapter_state(encoder: TextEncoder) -> dict[str, Tensor]:
-    """The adapter's matrices by name: what of the encoder has to be saved."""
-    return {name: value for name, value in encoder.named_parameters() if value.requires_grad}

@@ -57,7 +57,8 @@ class Backbone:
         quantized = sorted(fetched.glob("*.gguf"))
         if not quantized:
             return fetched
-        converted = cache_dir / "converted" / f"{fetched.name}-{quantized[0].stem}"
+        source = hashlib.sha256("".join(mirror.identity for mirror in self.mirrors).encode()).hexdigest()[:16]
+        converted = cache_dir / "converted" / f"{quantized[0].stem}-{source}"
         if not converted.exists():
             converted.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(converted.with_suffix(".lock")):

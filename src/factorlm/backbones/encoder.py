@@ -54,7 +54,10 @@ class TextEncoder(nn.Module):
     @property
     def _layers(self) -> nn.ModuleList:
         count = self.model.config.num_hidden_layers
-        return next(m for m in self.model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
+        for module in self.model.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return module
+        raise UserError(f"an adapter on {type(self.model).__name__}: it has no list of its {count} layers")
 
     def train(self, mode: bool = True) -> TextEncoder:
         """Stay in evaluation mode."""
@@ -106,6 +109,23 @@ class TextEncoder(nn.Module):
             handle.remove()
         return [states[: len(text)] for states, text in zip(caught[0], tokens, strict=True)]
 
+    @torch.no_grad()
+    def require_resumable(self, layer: int) -> None:
+        """Compare the resumed with the full forward pass on two texts, to the last bit.
+
+        Raises:
+            UserError: this architecture's layers are not a plain chain.
+        """
+        tokens = self.tokenize(["a short text", "another text, which is a little longer"])
+        try:
+            same = torch.equal(self(tokens), self(tokens, self.hidden_states(tokens, layer), layer))
+        except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+            raise UserError(f"an adapter on {type(self.model).__name__} is not supported: {error}") from error
+        if not same:
+            raise UserError(
+                f"an adapter on {type(self.model).__name__} is not supported: its layers are no plain chain"
+            )
+
     @contextmanager
     def _resumed(self, hidden: Tensor, layer: int) -> Iterator[None]:
         """Run the model with ``hidden`` [n, t, H] as the input of ``layer`` and nothing computed below it."""
@@ -114,7 +134,7 @@ class TextEncoder(nn.Module):
         handle = layers[layer].register_forward_pre_hook(lambda module, args: (hidden, *args[1:]))
         try:
             for index in range(layer):
-                layers[index] = _Skip()
+                layers[index] = _Skip(below[index])
             yield
         finally:
             handle.remove()
@@ -138,7 +158,14 @@ class TextEncoder(nn.Module):
 
 
 class _Skip(nn.Module):
-    """Stands in for a layer whose output will not be used."""
+    """Stands in for a layer whose output will not be used, but whose attributes may be asked for."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self._layer = [layer]  # in a list, so that its parameters do not count as ours
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_layer"][0], name)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return hidden_states

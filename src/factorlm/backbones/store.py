@@ -8,8 +8,8 @@ interrupted continues where it stopped.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,9 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from factorlm.assets import write_atomically
 from factorlm.backbones.encoder import TextEncoder, length_batches
+from factorlm.code import source_hash
 
 
 class EncoderSource(Protocol):
@@ -95,7 +97,7 @@ def hidden_states(
 
 
 def _key(*parts: str) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{source_hash('backbones')} {version('transformers')}".encode())
     for part in parts:
         digest.update(f"{len(part)}:{part}".encode())
     return digest.hexdigest()[:24]
@@ -116,7 +118,7 @@ def _fill(
 ) -> None:
     """Write the rows of each text; ``compute`` maps a batch of text indices to their rows [rows, width]."""
     partial, marker = path.with_suffix(".partial.npy"), path.with_suffix(".done.json")
-    done = json.loads(marker.read_text()) if marker.exists() and partial.exists() else 0
+    done = int(marker.read_text()) if marker.exists() and partial.exists() else 0
     shape = (int(offsets[-1]), width)
     rows = np.lib.format.open_memmap(
         partial, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else shape
@@ -128,7 +130,7 @@ def _fill(
                 for index, value in zip(batch, compute(batch), strict=True):
                     rows[offsets[index] : offsets[index + 1]] = value.numpy()
                 rows.flush()
-                marker.write_text(json.dumps(number + 1))
+                write_atomically(marker, str(number + 1).encode())
             progress.advance(task, len(batch))
     del rows
     partial.replace(path)

@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FILLED = {
-    "dataset/files": ["dataset.interactions=interactions.csv"],
-    "backbone/folder": ["backbone.mirrors.0.url=file:///model"],
-    "adapter/lora": ["backbone=tiny"],
+    "dataset=files": ["dataset.interactions=interactions.csv"],
+    "backbone=folder": ["backbone.mirrors.0.url=file:///model"],
+    "adapter=lora": ["backbone=tiny"],
 }
-SHELLS = {"hydra"}
 
 
 def main(config: DictConfig) -> None:
@@ -28,6 +27,8 @@ def main(config: DictConfig) -> None:
     check_config(config)
     checked = 1
     if not HydraConfig.get().overrides.task:
+        for command in ("evaluate", "compare", "runs"):
+            compose_config(command, [])
         for overrides in (*option_overrides(conf_dir()), *study_overrides(Path("experiments"))):
             try:
                 check_config(compose_config("train", overrides))
@@ -40,14 +41,10 @@ def main(config: DictConfig) -> None:
 def option_overrides(conf: Path) -> list[list[str]]:
     """Overrides that choose each option of each group once."""
     found = []
-    for path in sorted(conf.glob("*/**/*.yaml")):
-        group, option = str(path.parent.relative_to(conf)), path.stem
-        if group.split("/")[0] not in SHELLS:
-            group, option = (
-                group.split("/")[0],
-                str(path.relative_to(conf / group.split("/")[0]).with_suffix("")),
-            )
-            found.append([f"{group}={option}", *FILLED.get(f"{group}/{option}", [])])
+    for group in sorted(path for path in conf.iterdir() if path.is_dir() and path.name != "hydra"):
+        for path in sorted(group.rglob("*.yaml")):
+            choice = f"{group.name}={path.relative_to(group).with_suffix('')}"
+            found.append([choice, *FILLED.get(choice, [])])
     return found
 
 

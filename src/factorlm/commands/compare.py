@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -32,6 +33,11 @@ def main(config: DictConfig) -> None:
     if config.runs is not None:
         _compare_folders(config, [Path(folder).expanduser() for folder in config.runs])
         return
+    if config.jobs < 1 or config.resamples < 1:
+        raise UserError(f"jobs={config.jobs}, resamples={config.resamples}: both must be 1 or more")
+    partial = [key for key in ("arms", "seeds", "protocols", "overrides", "metric") if config[key]]
+    if config.publish and partial:
+        raise UserError(f"publish=true takes the whole study as it was written down, without {', '.join(partial)}")
     study = load_study(Path(config.studies) / config.study)
     protocols = chosen(list(study.protocols), config.protocols, "protocols")
     arms = chosen(list(study.arms), config.arms, "arms")
@@ -51,7 +57,7 @@ def main(config: DictConfig) -> None:
     root = Path(config.run.root).expanduser() / study.name
     write_json(root / "comparison.json", {"study": study.name, "question": study.question, "protocols": comparisons})
     report = root / "report.md"
-    report.write_text(study_report(study, comparisons))
+    report.write_text(study_report(study, comparisons, list(config.overrides)))
     if config.publish:
         target = Path(config.studies) / study.name
         for protocol in protocols:
@@ -115,8 +121,12 @@ def _train(
 
 
 def _compose(config: DictConfig, study: Study, protocol: str, arm: str) -> dict[str, Any]:
-    composed = compose_config("train", [*train_overrides(study, protocol, arm), *config.overrides])
-    composed.tracking, composed.cache, composed.run.root = config.tracking, config.cache, config.run.root
+    sources = HydraConfig.get().runtime.config_sources
+    search = [source.path for source in sources if source.provider == "command-line"]
+    composed = compose_config("train", [*train_overrides(study, protocol, arm), *config.overrides], search)
+    for shared in ("tracking", "cache", "threads", "plugins"):
+        composed[shared] = config[shared]
+    composed.run.root = config.run.root
     check_config(composed)
     content = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(content, dict)
@@ -170,7 +180,11 @@ def _show(console: Console, comparison: Mapping[str, Any], title: str, smallest_
     """Print what a comparison found, for a person."""
     users, seeds = comparison["users"], len(comparison["seeds"])
     console.print()
-    console.print(rich_table(quality(comparison), f"{title} ({users} users, {seeds} seeds, ± deviation over seeds)"))
+    console.print(
+        rich_table(
+            quality(comparison, deviations=False), f"{title} ({users} users, {seeds} seeds, ± deviation over seeds)"
+        )
+    )
     console.print(rich_table(effect_and_cost(comparison), f"{comparison['metric']} against {comparison['baseline']}"))
     for sentence in verdict(comparison, smallest_effect):
         console.print(f"  {sentence}", highlight=False, soft_wrap=True)
@@ -185,7 +199,12 @@ def _track(config: DictConfig, study: Study, root: Path, comparisons: Mapping[st
     folder = root / "comparison"
     settings = {"study": study.name, "question": study.question, "metric": study.metric}
     logger = make(config.tracking).start(folder, name=study.name, group=study.name, job_type="compare", config=settings)
-    for protocol, comparison in comparisons.items():
-        for name, table in (("quality", quality(comparison)), ("effect", effect_and_cost(comparison))):
-            log_table(logger, f"{protocol}/{name}", table[0], table[1:])
-    finish(logger, 0)
+    try:
+        for protocol, comparison in comparisons.items():
+            for name, table in (
+                ("quality", quality(comparison, deviations=True)),
+                ("effect", effect_and_cost(comparison)),
+            ):
+                log_table(logger, f"{protocol}/{name}", table[0], table[1:])
+    finally:
+        finish(logger, 0)

@@ -16,14 +16,14 @@ from factorlm.data.prepared import load_prepared, prepare
 from factorlm.errors import UserError
 from factorlm.evaluation.ranking import evaluate_ranking, means
 from factorlm.metrics.ranking import RankingMetrics
-from factorlm.runs.record import read_record
+from factorlm.runs.record import FILE, read_record, write_json
 from factorlm.training.checkpoint import load_checkpoint
 
 
 def evaluate(folder: Path, part: str, cache: str) -> dict[str, float]:
     """Evaluate a run's checkpoint on ``valid`` or ``test`` and return the metrics.
 
-    The files of the run are rewritten only if they are missing; its record stays as it is.
+    The record counts evaluations of test; the run's tables are rewritten only if they are missing.
 
     Raises:
         UserError: the folder holds no finished run, or the part is not one that can be evaluated.
@@ -40,13 +40,15 @@ def evaluate(folder: Path, part: str, cache: str) -> dict[str, float]:
     check_config(config)
     torch.set_num_threads(config.threads)
     prepared = load_prepared(prepare(*make_data(config), cache_dir(config))[0])
-    if prepared.data_fingerprint != record["protocol"]["data"]:
+    saved = (record["protocol"]["data"], record["protocol"]["split"], record["tables"])
+    if (prepared.data_fingerprint, prepared.split_fingerprint, prepared.tables_fingerprint) != saved:
         raise UserError(f"the data of {folder} have changed since it was trained: train it again")
     model = make_model(config, prepared)
     load_checkpoint(model, folder / "checkpoint")
     metrics: RankingMetrics = make(config.metrics)
     per_user, top = evaluate_ranking(model.eval(), prepared, part, metrics, config.eval_batch_size, config.top)
     if part == "test":
+        write_json(folder / FILE, record | {"test_evaluations": record["test_evaluations"] + 1})
         for table, name in ((per_user, "per_user.parquet"), (top, "topk.parquet")):
             if not (folder / name).exists():
                 write_parquet(table, folder / name)

@@ -32,7 +32,7 @@ class Job:
 
 
 def train_all(jobs: list[Job], workers: int, report: Callable[[str, str], None]) -> dict[str, Path]:
-    """Train jobs and return the folder of each by name; every job runs even if others fail.
+    """Train jobs and return the folder of each by name; a user's mistake in one does not stop the others.
 
     Args:
         jobs: in the order they should start; a job waits for the one it starts from.
@@ -40,7 +40,7 @@ def train_all(jobs: list[Job], workers: int, report: Callable[[str, str], None])
         report: called with a job's name and ``started``, ``done`` or what went wrong.
 
     Raises:
-        UserError: names the jobs that failed, with the reason of the first.
+        UserError: names the jobs that failed, with the reason of the first; or a process was killed.
     """
     folders: dict[str, Path] = {}
     failed: dict[str, str] = {}
@@ -71,10 +71,8 @@ def train_all(jobs: list[Job], workers: int, report: Callable[[str, str], None])
                     raise UserError(
                         f"a process that trained {job.name} was killed, perhaps for memory; lower jobs"
                     ) from error
-                except Exception as error:
-                    failed[job.name] = f"{type(error).__name__}: {error}" * (not isinstance(error, UserError)) or str(
-                        error
-                    )
+                except UserError as error:
+                    failed[job.name] = str(error)
                     report(job.name, failed[job.name])
     if failed:
         name, reason = next(iter(failed.items()))

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from factorlm.config.build import cache_dir, make, make_data
+from factorlm.config.check import check_config
 from factorlm.data.prepared import prepare
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 def main(config: DictConfig) -> None:
     """Fetch the backbone and prepare the data, then print the report; the last line names the folder."""
+    check_config(config, ["dataset", "split", "backbone"])
     if config.backbone is not None:
         make(config.backbone).fetch(cache_dir(config))
     folder, meta = prepare(*make_data(config), cache_dir(config))

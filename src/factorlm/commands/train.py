@@ -47,8 +47,9 @@ def run_key(config: DictConfig) -> str:
     assert isinstance(content, dict)
     relevant = {str(key): value for key, value in content.items() if key not in IRRELEVANT}
     source, _ = make_data(config)
+    backbone = make(config.backbone).identity() if config.backbone is not None else None
     start = (read_record(Path(config.init_from)) or {}).get("key") if config.init_from else None
-    return digest([relevant | {"init_from": start}, source.identity(), code_version()])
+    return digest([relevant | {"init_from": start}, source.identity(), backbone, code_version(list(config.plugins))])
 
 
 def run_folder(config: DictConfig) -> Path:
@@ -102,7 +103,7 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
                     tracker = make(config.tracking).start(
                         folder,
                         name=f"{config.arm}-seed{config.seed}",
-                        group=config.study,
+                        group=str(config.study).partition("/")[0],
                         job_type=config.arm,
                         config=OmegaConf.to_container(config, resolve=True),
                     )
@@ -151,7 +152,11 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
         metrics=[DEFINITIONS, *metrics.names],
         selection=f"max valid/{config.selection}",
     )
-    record.update(protocol=parts, fingerprint=digest(parts), split=meta["split"])
+    if config.init_from:
+        started_from = (read_record(Path(config.init_from)) or {})["protocol"]
+        if (started_from["data"], started_from["split"]) != (parts["data"], parts["split"]):
+            raise UserError(f"init_from={config.init_from} was trained on other rows: its split must be the same")
+    record.update(protocol=parts, fingerprint=digest(parts), split=meta["split"], tables=prepared.tables_fingerprint)
     clock("prepare")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     model = make_model(config, prepared)

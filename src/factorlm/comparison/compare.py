@@ -20,7 +20,7 @@ def compare_runs(arms: Mapping[str, Sequence[Path]], metric: str, resamples: int
     """Pair every arm with the first, the baseline, user by user and seed by seed.
 
     Args:
-        arms: finished run folders of each arm, in the order of the seeds; the first arm is the baseline.
+        arms: finished run folders of each arm; the first arm is the baseline.
         metric: primary metric, such as ``ndcg@10``.
         resamples: of bootstrap and permutation test.
 
@@ -29,13 +29,14 @@ def compare_runs(arms: Mapping[str, Sequence[Path]], metric: str, resamples: int
         (mean and standard deviation over seeds), ``effect`` against the baseline (None for itself) and ``cost``.
 
     Raises:
-        UserError: protocols differ, a metric is missing, or arms have different numbers of seeds.
+        UserError: protocols or seeds differ, or a metric is missing.
     """
     records = {(name, folder): _record(folder) for name, folders in arms.items() for folder in folders}
     require_same_protocol({f"{name} ({folder})": record for (name, folder), record in records.items()})
-    counts = {name: len(folders) for name, folders in arms.items()}
-    if len(set(counts.values())) > 1:
-        raise UserError(f"arms must have the same number of seeds to be paired, they have {counts}")
+    arms = {name: sorted(folders, key=lambda folder: records[name, folder]["seed"]) for name, folders in arms.items()}
+    seeds = {name: [records[name, folder]["seed"] for folder in folders] for name, folders in arms.items()}
+    if any(own != next(iter(seeds.values())) or len(set(own)) < len(own) for own in seeds.values()):
+        raise UserError(f"arms are paired seed by seed, so each needs the same seeds, once; they have {seeds}")
     values = {name: _per_user(folders, metric) for name, folders in arms.items()}
     baseline = next(iter(arms))
     effects = {name: paired_effect(values[name] - values[baseline], resamples) for name in list(arms)[1:]}
@@ -77,13 +78,13 @@ def _per_user(folders: Sequence[Path], metric: str) -> Floats:
     return np.stack(columns)
 
 
-def _over_seeds(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    result = {}
+def _over_seeds(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    result: dict[str, dict[str, float | None]] = {}
     for name in metrics[0]:
         values = np.array([run[name] for run in metrics])
         result[name] = {
             "mean": float(values.mean()),
-            "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+            "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
         }
     return result
 

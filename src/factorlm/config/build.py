@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from factorlm.data.sources.base import Source
 from factorlm.data.splits import SplitRule
+from factorlm.errors import UserError
 
 
 def cache_dir(config: DictConfig) -> Path:
@@ -18,8 +20,17 @@ def cache_dir(config: DictConfig) -> Path:
 
 
 def make(node: DictConfig) -> Any:
-    """Instantiate one component."""
-    return instantiate(node, _convert_="all")
+    """Instantiate one component.
+
+    Raises:
+        UserError: its constructor refused a value.
+    """
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
 
 
 def make_data(config: DictConfig) -> tuple[Source, SplitRule]:

@@ -20,8 +20,12 @@ ALLOWED = ("factorlm.", "torch.optim.", "pytorch_lightning.")
 SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
-def check_config(config: DictConfig) -> None:
+def check_config(config: DictConfig, groups: Sequence[str] | None = None) -> None:
     """Import every target of a composed train config and bind its arguments.
+
+    Args:
+        config: composed.
+        groups: whose targets to import, where the others are not needed; None: all.
 
     Raises:
         UserError: a value is missing, a target is not allowed or does not exist, or an argument does not fit its
@@ -38,9 +42,15 @@ def check_config(config: DictConfig) -> None:
     _refuse_unknown(content, TrainConfig, "")
     _refuse_unknown(content["model"], ModelConfig, "model.")
     _refuse_unknown(content["run"], RunConfig, "run.")
+    for name in ("batch_size", "eval_batch_size", "top", "threads", "patience"):
+        if content[name] < 1:
+            raise UserError(f"{name}={content[name]}: it must be 1 or more")
+    if content["model"]["num_factors"] < 1 or content["seed"] < 0:
+        raise UserError("model.num_factors must be 1 or more, and seed 0 or more")
     allowed = (*ALLOWED, *(f"{plugin}." for plugin in content.get("plugins", [])))
     for key, node in _targets(content, ""):
-        _check_target(str(key), node, allowed)
+        if groups is None or str(key).partition(".")[0] in groups:
+            _check_target(str(key), node, allowed)
     for name, spec in content["fields"].items():
         _bind(f"fields.{name}", FieldSpec, spec or {}, partial=False)
 

@@ -77,7 +77,8 @@ def explain(error: Exception, name: str) -> str:
         return f"{option[1]}={option[2]}: no such option{_nearest(option[2], options)}; there are {', '.join(options)}"
     if group or override or key:
         wrong = (override or group or key)[1]  # type: ignore[index]
-        return f"{wrong}: no such key{_nearest(wrong, _keys(name))}"
+        add = f"; +{wrong}=... adds an argument that the file does not list" if "." in wrong else ""
+        return f"{wrong}: no such key{_nearest(wrong, _keys(name))}{add}"
     return text[:300]
 
 

@@ -56,6 +56,9 @@ def field_specs(config: DictConfig) -> dict[str, FieldSpec]:
         specs["text"] = TEXT_FIELD
     if config.adapter is not None and config.backbone is None:
         raise UserError("adapter without a backbone: set backbone=smollm2_135m, or adapter=none")
+    for name in specs:
+        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+            raise UserError(f"fields.{name}: this name is taken or not a plain word; call the field otherwise")
     for side in ("user", "item"):
         if not any(spec.side == side for spec in specs.values()):
             raise UserError(f"fields: there is none of the {side} side; a recommender needs both")
@@ -95,6 +98,7 @@ class _Builder:
         adapter: Lora = make(self.config.adapter)
         encoder = backbone.load(cache)
         layer = adapter.first_layer(encoder)
+        encoder.require_resumable(layer)
         tokens, states, offsets = hidden_states(backbone, encoder, texts, layer, cache)
         adapter.attach(encoder)
         return AdaptedVectors(encoder, tokens, states, offsets, layer)

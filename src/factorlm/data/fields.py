@@ -137,6 +137,8 @@ def _encode_numeric(name: str, column: pl.Series, in_train: npt.NDArray[np.bool_
     if numbers.is_null().sum() > column.is_null().sum():
         bad = column.filter(numbers.is_null() & column.is_not_null())[0]
         raise UserError(f"fields.{name}: kind numeric, but column {column.name} holds {bad!r}; use categorical")
+    if numbers.is_infinite().any():
+        raise UserError(f"fields.{name}: column {column.name} holds an infinite number; remove it")
     values = numbers.fill_null(np.nan).to_numpy()
     fitted = values[in_train & ~np.isnan(values)]
     mean, deviation = (fitted.mean(), fitted.std()) if len(fitted) else (0.0, 1.0)

@@ -14,12 +14,11 @@ import numpy as np
 import polars as pl
 from filelock import FileLock
 
+from factorlm.code import source_hash
 from factorlm.data.fields import Side
 from factorlm.data.sources.base import Source
 from factorlm.data.splits import PARTS, Split, SplitRule, make_split
 from factorlm.data.tables import Frames, Tables, fingerprint, frame
-
-FORMAT = 1  # of the prepared folder: raise it when its content changes meaning
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,14 @@ class Prepared:
         split: index pairs, candidates and report.
         data_fingerprint: hash of the interactions.
         split_fingerprint: hash of the rows of each part and of the candidates.
+        tables_fingerprint: hash of the users and items tables.
     """
 
     tables: Tables
     split: Split
     data_fingerprint: str
     split_fingerprint: str
+    tables_fingerprint: str
 
     @property
     def frames(self) -> dict[Side, pl.DataFrame]:
@@ -53,7 +54,7 @@ class Prepared:
 
 def prepared_key(source: Source, rule: SplitRule) -> str:
     """What identifies the prepared folder of a source and a split; cheap to compute."""
-    identity = [FORMAT, source.identity(), type(rule).__name__, asdict(rule)]  # type: ignore[call-overload]
+    identity = [source_hash("data"), source.identity(), type(rule).__name__, asdict(rule)]  # type: ignore[call-overload]
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -97,6 +98,7 @@ def _write(folder: Path, frames: Frames, rule: SplitRule) -> None:
     meta = {
         "data_fingerprint": fingerprint(frames.interactions),
         "split_fingerprint": digest.hexdigest()[:16],
+        "tables_fingerprint": fingerprint(frames.users, frames.items),
         "split": split.report,
         "users": len(frames.users),
         "items": len(frames.items),
@@ -120,4 +122,4 @@ def load_prepared(folder: Path) -> Prepared:
         candidates = {part: arrays[f"{part}_candidates"] for part in PARTS[1:]}
     tables = Tables(*(load_from_disk(str(folder / name)) for name in ("interactions", "users", "items")))
     split = Split(users, items, candidates, meta["split"])
-    return Prepared(tables, split, meta["data_fingerprint"], meta["split_fingerprint"])
+    return Prepared(tables, split, meta["data_fingerprint"], meta["split_fingerprint"], meta["tables_fingerprint"])

@@ -44,10 +44,7 @@ class _ColdAware:
     def __post_init__(self) -> None:
         if self.cold not in ("drop", "keep"):
             raise UserError(f"split.cold={self.cold!r}: it must be drop or keep")
-        for name in ("valid", "test"):
-            share = getattr(self, name, 0.1)
-            if not 0 < share < 0.5:
-                raise UserError(f"split.{name}={share}: it must lie between 0 and 0.5")
+        _require_shares(getattr(self, "valid", 0.1), getattr(self, "test", 0.1))
 
     @property
     def candidates(self) -> Literal["train", "all"]:
@@ -143,6 +140,9 @@ class ColdItem:
     test: float
     seed: int
 
+    def __post_init__(self) -> None:
+        _require_shares(self.valid, self.test)
+
     @property
     def candidates(self) -> Literal["part"]:
         return "part"
@@ -152,6 +152,12 @@ class ColdItem:
         labels = pl.DataFrame({"item_id": items, "part": _assign(len(items), self.valid, self.test, self.seed)})
         part: Labels = interactions.join(labels, on="item_id", how="left", maintain_order="left")["part"].to_numpy()
         return part
+
+
+def _require_shares(valid: float, test: float) -> None:
+    for name, share in (("valid", valid), ("test", test)):
+        if not 0 < share < 0.5:
+            raise UserError(f"split.{name}={share}: it must lie between 0 and 0.5")
 
 
 def _assign(size: int, valid: float, test: float, seed: int) -> Labels:

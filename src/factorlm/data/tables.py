@@ -146,11 +146,19 @@ def _complete(table: pl.DataFrame | None, interactions: pl.DataFrame, key: str, 
 def _rendered(items: pl.DataFrame, template: str) -> pl.Series:
     from string import Formatter
 
-    columns = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
-    for column in columns:
+    try:
+        parsed = [(name, form) for _, name, form, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise UserError(f"dataset.text={template!r} is no template: {error}") from error
+    columns = [name for name, _ in parsed]
+    for column, form in parsed:
+        if form:
+            raise UserError(f"dataset.text={template!r}: {{{column}:{form}}} must be plain {{{column}}}")
         if column not in items.columns:
             raise UserError(f"dataset.text={template!r} names {column!r}; item columns are {', '.join(items.columns)}")
-    rows = (
-        items.select(columns).with_columns(pl.all().cast(pl.String, strict=False).fill_null("")).iter_rows(named=True)
-    )
+    texts = [
+        pl.col(name).cast(pl.List(pl.String)).list.join(", ") if isinstance(dtype, pl.List) else pl.col(name)
+        for name, dtype in items.select(columns).schema.items()
+    ]
+    rows = items.select(texts).with_columns(pl.all().cast(pl.String, strict=False).fill_null("")).iter_rows(named=True)
     return pl.Series("text", [template.format_map(row).strip() for row in rows], dtype=pl.String)

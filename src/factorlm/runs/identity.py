@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import factorlm
+from factorlm.code import plugin_hash, source_hash
 from factorlm.errors import UserError
 
 # packages whose code determines a result; the others only launch, store, compare or show it
@@ -35,14 +33,9 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-@cache
-def code_version() -> str:
-    """Hash of the source that determines results."""
-    root = Path(factorlm.__file__).parent
-    files = [
-        file for name in DETERMINING for file in sorted([root / name, *(root / name).rglob("*.py")]) if file.is_file()
-    ]
-    return digest([[str(file.relative_to(root)), file.read_text()] for file in files])
+def code_version(plugins: Sequence[str]) -> str:
+    """Hash of the source that determines results, that of plugins included."""
+    return digest([source_hash(*DETERMINING), *map(plugin_hash, plugins)])
 
 
 def protocol(

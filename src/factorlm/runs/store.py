@@ -33,14 +33,24 @@ def claim(folder: Path, wait: bool) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"run.dir={folder} cannot be made: {error.strerror}; name a folder you can write to") from error
     try:
-        with FileLock(folder / LOCK, timeout=-1 if wait else 0):
+        with FileLock(folder / LOCK, timeout=-1 if wait else 0.5):
             yield
     except Timeout as error:
         raise UserError(f"run.dir={folder} is being trained by another process; wait for it or name another") from error
 
 
 def clear(folder: Path) -> None:
-    """Remove what an unfinished run left, and nothing else."""
+    """Remove what an unfinished run left.
+
+    Raises:
+        UserError: the folder has no record and other files: it is not a run's.
+    """
+    if not (folder / FILE).exists():
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, "log.txt", "config.yaml"))
+        if foreign:
+            raise UserError(
+                f"run.dir={folder} holds files that are no run ({', '.join(foreign[:3])}): name an empty folder"
+            )
     for name in OURS:
         path = folder / name
         if path.is_dir():
@@ -55,7 +65,8 @@ def status(folder: Path, record: dict[str, Any]) -> str:
         return str(record.get("status"))
     try:
         with FileLock(folder / LOCK, timeout=0):
-            return "killed"
+            now = (read_record(folder) or record).get("status")  # it may have ended since it was read
+            return "killed" if now == "running" else str(now)
     except Timeout:
         return "running"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,17 +46,21 @@ class Wandb:
         if self.mode == "online" and not wandb.api.api_key:
             raise UserError("tracking.mode=online needs an API key: run `wandb login`, or leave tracking.mode=offline")
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
-            project=self.project,
-            entity=self.entity,
-            mode=self.mode,
-            dir=folder,
-            name=name,
-            group=group,
-            job_type=job_type,
-            config=dict(config),
-            settings=wandb.Settings(silent=True, console="off", init_timeout=60),
-        )
+        settings = wandb.Settings(silent=True, console="off", init_timeout=60, finish_timeout=60)
+        try:
+            run = wandb.init(
+                project=self.project,
+                entity=self.entity,
+                mode=self.mode,
+                dir=folder,
+                name=name,
+                group=group,
+                job_type=job_type,
+                config=dict(config),
+                settings=settings,
+            )
+        except wandb.Error as error:
+            raise UserError(f"tracking: W&B did not start ({error}); set tracking.mode=offline") from error
         return WandbLogger(experiment=run)
 
 
@@ -72,6 +77,11 @@ def log_table(logger: WandbLogger, name: str, columns: list[str], rows: list[lis
 
 
 def finish(logger: WandbLogger | None, exit_code: int) -> None:
-    """End the run, so that the next one in this process does not write into it."""
+    """End the run, so that the next one in this process does not write into it; a failure here costs no result."""
+    import wandb
+
     if logger is not None:
-        logger.experiment.finish(exit_code=exit_code)
+        try:
+            logger.experiment.finish(exit_code=exit_code)
+        except (wandb.Error, OSError, TimeoutError) as error:
+            print(f"W&B did not finish: {error}", file=sys.stderr)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import Logger
 
+from factorlm.errors import UserError
 from factorlm.training.checkpoint import load_checkpoint, save_checkpoint
 from factorlm.training.module import PairBatches, RecommenderModule, TaskBatches
 
@@ -43,6 +43,10 @@ class KeepBest(Callback):
         """Runs after the epoch's validation."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
+        if self._monitor not in metrics:
+            raise UserError(
+                "training ended before the first validation: raise trainer.max_steps, or bound epochs instead"
+            )
         value = metrics[self._monitor]
         if self.best_epoch < 0 or value > self.history[self.best_epoch][self._monitor]:
             self.best_epoch = trainer.current_epoch
@@ -106,6 +110,5 @@ def fit(
                 raise KeyboardInterrupt from None
             raise
     load_checkpoint(module.model, folder)
-    torch.cuda.empty_cache()
     best = keep.history[keep.best_epoch]
     return FitResult(keep.best_epoch, best, trainer.global_step, keep.history)

@@ -45,12 +45,15 @@ class Files:
 
     def load(self, cache_dir: Path) -> Frames:
         """Read and check the files."""
-        raw = _read(self.interactions)
+        for role in ("user", "item", "timestamp"):
+            if not self.columns.get(role):
+                raise UserError(f"dataset.columns.{role} has no value: name the column of {self.interactions}")
+        raw = _read(self.interactions, self._ids)
         names = {role: _column(raw, name, role, self.interactions) for role, name in self.columns.items() if name}
         value = {"value": _number(raw, names["value"], self.interactions)} if "value" in names else {}
         interactions = raw.select(
-            user_id=pl.col(names["user"]),
-            item_id=pl.col(names["item"]),
+            user_id=_identifier(raw[names["user"]]),
+            item_id=_identifier(raw[names["item"]]),
             timestamp=_seconds(raw, names["timestamp"], self.interactions),
             **value,
         )
@@ -66,8 +69,15 @@ class Files:
     def _keyed(self, path: str | None, role: str, key: str) -> pl.DataFrame | None:
         if path is None:
             return None
-        table = _read(path)
-        return table.rename({_column(table, str(self.columns[role]), role, path): key})
+        table = _read(path, self._ids)
+        column = _column(table, str(self.columns[role]), role, path)
+        if key in table.columns and column != key:
+            table = table.drop(key)  # the mapping says which column is the key
+        return table.with_columns(_identifier(table[column])).rename({column: key})
+
+    @property
+    def _ids(self) -> list[str]:
+        return [str(self.columns["user"]), str(self.columns["item"])]
 
 
 def _existing(path: str) -> Path:
@@ -79,7 +89,7 @@ def _existing(path: str) -> Path:
     return file
 
 
-def _read(path: str) -> pl.DataFrame:
+def _read(path: str, ids: list[str]) -> pl.DataFrame:
     file = _existing(path)
     if file.stat().st_size == 0:
         raise UserError(f"{path} is empty: give a file with a header and at least one row")
@@ -88,7 +98,10 @@ def _read(path: str) -> pl.DataFrame:
             return pl.read_parquet(file)
         if file.suffix in {".jsonl", ".ndjson"}:
             return pl.read_ndjson(file)
-        return pl.read_csv(file, separator="\t" if file.suffix == ".tsv" else ",", infer_schema_length=None)
+        separator = "\t" if file.suffix == ".tsv" else ","
+        names = pl.read_csv(file, separator=separator, n_rows=0).columns
+        strings = {name: pl.String for name in ids if name in names}
+        return pl.read_csv(file, separator=separator, infer_schema_length=None, schema_overrides=strings)
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         reason = " ".join(str(error).split("\n\n")[0].split())
         raise UserError(f"{path} cannot be read as {file.suffix[1:]}: {reason[:300]}") from error
@@ -102,6 +115,14 @@ def _column(table: pl.DataFrame, name: str, role: str, path: str) -> str:
             f"dataset.columns.{role}={name} is not in {path}; its columns are {', '.join(table.columns)}{hint}"
         )
     return name
+
+
+def _identifier(values: pl.Series) -> pl.Series:
+    """Whole numbers where every value reads back as it was written (``007`` does not), else strings."""
+    if values.dtype != pl.String:
+        return values
+    numbers = values.cast(pl.Int64, strict=False)
+    return numbers if (numbers.cast(pl.String) == values).fill_null(values.is_null()).all() else values
 
 
 def _number(table: pl.DataFrame, column: str, path: str) -> pl.Series:

@@ -63,17 +63,17 @@ def _typed_tsv(path: Path) -> pl.DataFrame:
     return raw.rename({column: column.partition(":")[0] for column in raw.columns})
 
 
-def _integer_where_possible(column: str) -> pl.Expr:
-    return pl.col(column).str.strip_prefix("1m_").cast(pl.Int64)
+def _user_number() -> pl.Expr:
+    return pl.col("user_id").str.strip_prefix("1m_").cast(pl.Int64)
 
 
 def _read_recbole(folder: Path, name: str) -> _Tables:
     ratings = _typed_tsv(folder / f"{name}.inter")
     items = _typed_tsv(folder / f"{name}.item").rename({"movie_title": "title", "release_year": "year"})
     items = items.rename({"class": "genres"} if "class" in items.columns else {"genre": "genres"})
-    users = _typed_tsv(folder / f"{name}.user").with_columns(_integer_where_possible("user_id"))
+    users = _typed_tsv(folder / f"{name}.user").with_columns(_user_number())
     ratings = ratings.select(
-        _integer_where_possible("user_id"),
+        _user_number(),
         "item_id",
         timestamp=pl.col("timestamp").cast(pl.Int64),
         value=pl.col("rating").cast(pl.Float32),
