@@ -92,9 +92,9 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
             log.print(f"already finished, reused: {folder}", highlight=False)
             return folder
         clear(folder)
-        OmegaConf.save(config, folder / "config.yaml", resolve=True)
         names = {"key": key, "study": config.study, "arm": config.arm, "seed": config.seed}
         record = Record(folder, {**names, "init_from": config.init_from})
+        OmegaConf.save(config, folder / "config.yaml", resolve=True)
         previous = signal.signal(signal.SIGTERM, _terminated) if _in_main_thread() else None
         tracker = None
         try:

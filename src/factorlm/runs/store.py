@@ -46,7 +46,7 @@ def clear(folder: Path) -> None:
         UserError: the folder has no record and other files: it is not a run's.
     """
     if not (folder / FILE).exists():
-        foreign = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, "log.txt", "config.yaml"))
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, "log.txt"))
         if foreign:
             raise UserError(
                 f"run.dir={folder} holds files that are no run ({', '.join(foreign[:3])}): name an empty folder"
