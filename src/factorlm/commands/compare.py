@@ -55,7 +55,9 @@ def main(config: DictConfig) -> None:
         for protocol in protocols
     }
     root = Path(config.run.root).expanduser() / study.name
-    write_json(root / "comparison.json", {"study": study.name, "question": study.question, "protocols": comparisons})
+    answer = {"study": study.name, "question": study.question, "protocols": comparisons}
+    known = (root / "comparison.json").exists() and json.loads((root / "comparison.json").read_text()) == answer
+    write_json(root / "comparison.json", answer)
     report = root / "report.md"
     report.write_text(study_report(study, comparisons, list(config.overrides)))
     if config.publish:
@@ -68,7 +70,8 @@ def main(config: DictConfig) -> None:
                 study_results(comparisons[protocol], map(_record, records)),
             )
         shutil.copy(report, target / "report.md")
-    _track(config, study, root, comparisons)
+    if config.tracking is not None and not known:
+        _track(config, study, root, comparisons)
     if config.json:
         print(json.dumps({"study": study.name, "protocols": comparisons, "report": str(report)}))
         return
@@ -192,8 +195,6 @@ def _show(console: Console, comparison: Mapping[str, Any], title: str, smallest_
 
 def _track(config: DictConfig, study: Study, root: Path, comparisons: Mapping[str, Any]) -> None:
     """Mirror the tables to W&B."""
-    if config.tracking is None:
-        return
     from factorlm.tracking.wandb import finish, log_table
 
     folder = root / "comparison"
