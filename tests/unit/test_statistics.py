@@ -5,7 +5,11 @@ import pytest
 from scipy.stats import permutation_test
 from statsmodels.stats.multitest import multipletests
 
-from factorlm.comparison.statistics import holm, paired_effect
+from factorlm.comparison.statistics import Effect, holm, paired_effects
+
+
+def paired_effect(difference_SU: np.ndarray, resamples: int, seed: int = 0) -> Effect:
+    return paired_effects(difference_SU[None], resamples, seed)[0]
 
 
 def test_p_value_agrees_with_scipy() -> None:
@@ -33,6 +37,14 @@ def test_repeating_a_seed_does_not_narrow_the_interval() -> None:
     users = np.random.default_rng(2).normal(size=100)
     one, three = (paired_effect(np.tile(users, (seeds, 1)), 4000) for seeds in (1, 3))
     assert three.high - three.low == pytest.approx(one.high - one.low, rel=0.1)
+
+
+def test_an_arm_is_judged_alike_alone_and_in_company() -> None:
+    arms = np.random.default_rng(4).normal(0.1, 1.0, size=(3, 2, 80))
+    together = paired_effects(arms, 500)
+    for arm, effect in zip(arms, together, strict=True):
+        assert paired_effect(arm, 500).low == pytest.approx(effect.low)
+        assert paired_effect(arm, 500).p_value == effect.p_value
 
 
 def test_equal_arms() -> None:

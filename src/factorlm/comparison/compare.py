@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from factorlm.comparison.statistics import Floats, holm, paired_effect
+from factorlm.comparison.statistics import Floats, holm, paired_effects
 from factorlm.errors import UserError
 from factorlm.runs.identity import require_same_protocol
 from factorlm.runs.record import read_record
@@ -39,7 +39,11 @@ def compare_runs(arms: Mapping[str, Sequence[Path]], metric: str, resamples: int
         raise UserError(f"arms are paired seed by seed, so each needs the same seeds, once; they have {seeds}")
     values = {name: _per_user(folders, metric) for name, folders in arms.items()}
     baseline = next(iter(arms))
-    effects = {name: paired_effect(values[name] - values[baseline], resamples) for name in list(arms)[1:]}
+    if len(arms) < 2:
+        raise UserError(f"there is only the arm {baseline}: comparing takes two")
+    others = list(arms)[1:]
+    differences = np.stack([values[name] - values[baseline] for name in others])
+    effects = dict(zip(others, paired_effects(differences, resamples), strict=True))
     adjusted = dict(zip(effects, holm([effect.p_value for effect in effects.values()]), strict=True))
     first = records[baseline, arms[baseline][0]]
     return {
