@@ -40,3 +40,14 @@ def small(cache: Path, tmp_path: Path) -> Callable[..., DictConfig]:
         )  # fmt: skip
 
     return compose
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many generated cases agreed with which oracle."""
+    passed = terminalreporter.stats.get("passed", [])
+    lines = [value for report in passed for name, value in report.user_properties if name == "agreement"]
+    total = sum(int(line.split()[0].replace(",", "")) for line in lines)
+    if lines:
+        terminalreporter.write_sep("-", f"{total:,} generated cases, no disagreement")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
 
@@ -16,10 +19,17 @@ COMMANDS = {
     "train": "train and evaluate one arm with one seed",
     "evaluate": "evaluate a finished run again from its checkpoint",
     "compare": "run a study's arms and seeds, or take finished runs, and compare them user by user",
+    "power": "plan: how many users and seeds it takes to see an effect",
+    "score": "referee: lists of any system (TREC, parquet, csv) under the same metrics and statistics",
+    "audit": "examine a finished run for leakage, ties, order sensitivity and other ways to be wrong",
     "check": "validate every config file, or one composition, against the real signatures",
     "runs": "list runs",
     "completion": "print the shell completion script for bash or zsh",
 }
+HYDRA = (  # long options that it knows
+    "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "info",
+    "config-path", "config-name", "config-dir", "experimental-rerun",
+)  # fmt: skip
 CONFIGS = {"prepare": "train", "train": "train", "check": "train"}
 HELP = """FactorLM: does the language model make this recommender better, by how much, at what cost?
 
@@ -35,10 +45,13 @@ examples
                  dataset.columns.item=sku dataset.columns.timestamp=time
   factorlm compare study=ml100k-text-vs-id
   factorlm compare runs=[runs/a,runs/b]
+  factorlm score --qrels truth.txt --run one.txt two.parquet
+  factorlm audit run.dir=runs/a
+  factorlm power runs=[runs/a,runs/b] effect=0.005
   factorlm train -m seed=1,2,3                       several runs, one after the other
 
 `factorlm COMMAND --help` lists the config groups and keys of a command; `--cfg job` prints its whole config.
-Exit status: 0 done, 2 a mistake in the input, 1 a bug of ours, 130 interrupted, 143 terminated.
+Exit status: 0 done, 2 a mistake in the input, 3 an audit failed, 1 a bug of ours, 130 interrupted, 143 terminated.
 Completion: eval "$(factorlm completion bash)"
 """
 
@@ -51,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = 0
     except UserError as error:
         print(f"factorlm: {error}", file=sys.stderr)
-        code = 2
+        code = error.status
     except KeyboardInterrupt:
         print("factorlm: interrupted; finished runs are kept, call again to continue", file=sys.stderr)
         code = 130
@@ -90,15 +103,60 @@ def _dispatch(given: list[str]) -> None:
         complete(given[1:], list(COMMANDS), CONFIGS)
         return
     if name not in COMMANDS:
-        from difflib import get_close_matches
-
         near = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"{name}: no such command{hint}; there are {', '.join(COMMANDS)}")
-    _run_hydra(name, ["json=true" if argument == "--json" else argument for argument in given[1:]])
+    _run_hydra(name, given[1:])
 
 
-def _run_hydra(name: str, overrides: list[str]) -> None:
+def _overrides(schema: type, arguments: Sequence[str]) -> list[str]:
+    """Write ``--key value``, ``--key=value`` and ``--flag`` as Hydra's ``key=value``, for the keys of a schema.
+
+    A key that holds a list takes all values up to the next option or ``key=value``. Other options are Hydra's.
+
+    Raises:
+        UserError: an option is nobody's, or lacks its value.
+    """
+    names = [field.name for field in fields(schema)]
+    kinds = {field.name: str(field.type) for field in fields(schema) if field.type != "RunConfig"}
+
+    def more() -> bool:
+        key, equals, _ = rest[0].partition("=") if rest else ("--", "", "")
+        return not key.startswith("--") and not (equals and key.partition(".")[0] in names)
+
+    rest, overrides = list(arguments), []
+    while rest:
+        argument = rest.pop(0)
+        key, equals, value = argument.removeprefix("--").partition("=")
+        part = "." in key and key.partition(".")[0] in names
+        if not argument.startswith("--") or not (key in kinds or part):
+            if argument.startswith("--") and key not in HYDRA:
+                near = get_close_matches(key, kinds, n=1, cutoff=0.5)
+                raise UserError(f"--{key}: no such option{f'; did you mean --{near[0]}?' if near else ''}")
+            overrides.append(argument)
+            continue
+        kind = kinds.get(key, "str")
+        if kind == "bool" and not equals:
+            overrides.append(f"{key}=true")
+            continue
+        values = [value] if equals else []
+        while not equals and more() and (kind.startswith("list") or not values):
+            values.append(rest.pop(0))
+        if not values:
+            raise UserError(f"--{key} needs a value")
+        quoted = [_quoted(one) for one in values]
+        overrides.append(f"{key}=[{','.join(quoted)}]" if kind.startswith("list") else f"{key}={quoted[0]}")
+    return overrides
+
+
+def _quoted(value: str) -> str:
+    """A value as Hydra's grammar takes it."""
+    if re.fullmatch(r"[\w./~+-]+", value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _run_hydra(name: str, arguments: list[str]) -> None:
     """Hand the arguments to Hydra, whose exceptions come back untranslated so that we can explain them."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
@@ -108,10 +166,11 @@ def _run_hydra(name: str, overrides: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from factorlm.config.compose import conf_dir, explain
-    from factorlm.config.schema import register
+    from factorlm.config.schema import SCHEMAS, register
 
     config_name = CONFIGS.get(name, name)
     register()
+    overrides = _overrides(SCHEMAS[config_name], arguments)
 
     mistakes: list[UserError] = []  # kept from Hydra, which would print a line of its own for each
 

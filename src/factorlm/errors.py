@@ -1,8 +1,13 @@
-"""The one exception for mistakes a user can fix."""
+"""The errors that are a user's to fix; the command line shows them as one line, without a traceback."""
 
 
 class UserError(ValueError):
-    """A mistake in the user's input: one line that names the key or file, the value found and the fix.
+    """Input that cannot be used: names the key or file, the value found and the fix; exit status 2."""
 
-    The command line prints it without a traceback and exits with status 2.
-    """
+    status = 2
+
+
+class AuditError(UserError):
+    """An audit found a failure; exit status 3."""
+
+    status = 3

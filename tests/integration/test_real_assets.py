@@ -47,7 +47,7 @@ def test_ml100k_user_time_has_the_published_rows(tmp_path: Path) -> None:
     _, meta = prepare(Loaded(), rule, tmp_path)  # type: ignore[arg-type]
     assert meta["split"]["rows"] == {"train": 43929, "valid": 5454, "test": 5848}
     assert meta["split"]["users"]["test"] == 942
-    assert meta["data_fingerprint"] == "06579a8ec0564228"
+    assert meta["data_fingerprint"] == "f6cbc84369976097"
 
 
 @pytest.mark.usefixtures("cached_only")

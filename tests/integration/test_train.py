@@ -41,8 +41,8 @@ def test_a_run_folder_opens_without_our_code(small: Compose) -> None:
     assert record["parameters"]["trainable"] > 0
     assert {"git", "versions", "hardware", "seconds", "peak_memory_mb", "protocol", "history"} <= set(record)
     per_user = pl.read_parquet(folder / "per_user.parquet")
-    assert per_user.columns[0] == "user_id"
-    for name in per_user.columns[1:]:
+    assert per_user.columns[:2] == ["user_id", "train_interactions"]
+    for name in per_user.columns[2:]:
         assert per_user[name].mean() == pytest.approx(record["metrics"][f"test/{name}"])
     top = pl.read_parquet(folder / "topk.parquet")
     assert top.columns == ["user_id", "rank", "item_id", "score"]
@@ -90,7 +90,7 @@ def test_every_objective_learns(small: Compose, objective: str) -> None:
     assert popularity["parameters"]["trainable"] == 0
 
 
-@pytest.mark.parametrize("split", ["user_time", "global_time", "leave_one_out", "random", "cold_item"])
+@pytest.mark.parametrize("split", ["user_time", "global_time", "leave_one_out", "random", "cold_item", "cold_user"])
 def test_every_split_trains(small: Compose, split: str) -> None:
     _, record = run(small(f"split={split}", "trainer.max_epochs=1"))
     assert 0 <= record["metrics"]["test/ndcg@10"] <= 1
@@ -106,7 +106,7 @@ def test_text_finds_cold_items_and_ids_score_at_chance(small: Compose, tmp_path:
 
 
 def test_warm_and_cold_slices(small: Compose) -> None:
-    folder, record = run(small("split.cold=keep", "dataset.num_items=400", "dataset.interactions_per_user=6"))
+    folder, record = run(small("split.cold_items=keep", "dataset.num_items=400", "dataset.interactions_per_user=6"))
     assert {"test/ndcg@10/warm", "test/ndcg@10/cold"} <= set(record["metrics"])
     per_user = pl.read_parquet(folder / "per_user.parquet")
     assert per_user["ndcg@10/cold"].null_count() > 0
@@ -201,9 +201,13 @@ def test_score_rank_and_catalogue_agree(small: Compose) -> None:
         torch.nn.init.normal_(parameter, std=0.3)
     users, items = torch.arange(7), torch.arange(20, 33)
     with torch.no_grad():
-        scores = model.catalogue(items)(users)
-        pairs = model.score(users.repeat_interleave(13), items.repeat(7)).view(7, 13)
+        catalogue = model.catalogue(users, items)
+        scores = catalogue.cross(torch.arange(7))
+        places = torch.arange(7).repeat_interleave(13), torch.arange(13).repeat(7)
+        pairs = catalogue.pairs(*places).view(7, 13)
+        alone = model.score(users.repeat_interleave(13), items.repeat(7)).view(7, 13)
     assert torch.allclose(scores, pairs, atol=1e-4)
+    assert torch.allclose(pairs, alone, atol=1e-6)
 
 
 def test_a_diverging_run_fails_in_one_line(small: Compose, tmp_path: Path) -> None:
@@ -222,6 +226,7 @@ def test_a_diverging_run_fails_in_one_line(small: Compose, tmp_path: Path) -> No
         (["backbone=tiny", "dataset.text=null"], "set dataset.text"),
         (["~fields.user"], "none of the user side"),
         (["selection=ndcg@7"], "selection=ndcg@7"),
+        (["task=grading"], "task=grading: no such option.*there are pointwise, ranking"),
         (["init_from=nowhere"], "not the folder of a finished run"),
         (["+fields.type={kind: id, side: item, column: topic}"], "fields.type: this name is taken"),
         (["trainer.max_steps=1"], "ended before the first validation"),

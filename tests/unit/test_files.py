@@ -18,13 +18,20 @@ GOOD = "customer,sku,time\nann,x1,10\nbob,x2,2024-01-02\n".replace("2024-01-02",
 def load(path: Path, content: str | bytes | None = None, **changes: object) -> Frames:
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    arguments = {"items": None, "users": None, "columns": COLUMNS, "min_value": None, "text": None} | changes
+    arguments = {
+        "items": None,
+        "users": None,
+        "columns": COLUMNS,
+        "min_value": None,
+        "negatives": "drop",
+        "text": None,
+    } | changes
     return Files(interactions=str(path), **arguments).load(path.parent)  # type: ignore[arg-type]
 
 
 def test_reads_csv_with_other_names(tmp_path: Path) -> None:
     frames = load(tmp_path / "a.csv", GOOD)
-    assert frames.interactions.rows() == [("ann", "x1", 10, 1.0), ("bob", "x2", 20, 1.0)]
+    assert frames.interactions.rows() == [("ann", "x1", 10, 1.0, True), ("bob", "x2", 20, 1.0, True)]
     assert frames.users["user_id"].to_list() == ["ann", "bob"]
 
 
@@ -57,7 +64,18 @@ def test_joins_items_and_renders_text(tmp_path: Path) -> None:
 
 def test_a_repeated_pair_counts_once_at_its_first_time(tmp_path: Path) -> None:
     frames = load(tmp_path / "a.csv", "customer,sku,time\nann,x1,30\nann,x1,10\nbob,x1,5\n")
-    assert frames.interactions.rows() == [("ann", "x1", 10, 1.0), ("bob", "x1", 5, 1.0)]
+    assert frames.interactions.rows() == [("ann", "x1", 10, 1.0, True), ("bob", "x1", 5, 1.0, True)]
+
+
+RATED = "customer,sku,time,stars\nann,x1,30,{}\nann,x1,10,{}\nbob,x1,5,{}\n"
+
+
+@pytest.mark.parametrize(("values", "min_value"), [((5, 1, 4), 4.0), ((1, 0, 1), None)])
+def test_negatives_are_kept_as_rows(tmp_path: Path, values: tuple[int, ...], min_value: float | None) -> None:
+    changes = {"columns": COLUMNS | {"value": "stars"}, "min_value": min_value, "negatives": "keep"}
+    rows = load(tmp_path / "a.csv", RATED.format(*values), **changes).interactions
+    assert rows["value"].to_list() == list(values)
+    assert rows["label"].to_list() == [True, False, True]
 
 
 HEAD = "customer,sku,time\n"
@@ -94,6 +112,15 @@ def test_other_mistakes(tmp_path: Path) -> None:
         load(tmp_path / "a.csv", GOOD, columns=COLUMNS | {"user": "custommer"})
     with pytest.raises(UserError, match="needs a value column"):
         load(tmp_path / "a.csv", GOOD, min_value=4.0)
+    with pytest.raises(UserError, match="dataset.negatives=keep needs a value column"):
+        load(tmp_path / "a.csv", GOOD, negatives="keep")
+    with pytest.raises(UserError, match="dataset.negatives='some': it must be one of drop, keep"):
+        load(tmp_path / "a.csv", GOOD, negatives="some")
+    stars: dict[str, object] = {"columns": COLUMNS | {"value": "stars"}}
+    with pytest.raises(UserError, match=r"values other than 0 and 1 \(5.0\): set dataset.min_value"):
+        load(tmp_path / "a.csv", RATED.format(1, 5, 0), negatives="keep", **stars)
+    with pytest.raises(UserError, match="dataset.min_value=9.0 leaves no positive interaction"):
+        load(tmp_path / "a.csv", RATED.format(1, 5, 0), min_value=9.0, **stars)
     with pytest.raises(UserError, match="names 'blurb'"):
         load(tmp_path / "a.csv", GOOD, text="{blurb}")
     with pytest.raises(UserError, match="must be plain"):

@@ -10,14 +10,16 @@ import pytest
 
 from factorlm.assets import Mirror
 from factorlm.data.sources.movielens import MovieLens
-from factorlm.data.tables import Frames
+from factorlm.data.tables import Frames, Negatives
 
 FLAGS = {"Comedy": "0|0|0|0|0|1" + "|0" * 13, "Drama": "0|" * 8 + "1" + "|0" * 10}
 
 
-def load(folder: Path, name: str) -> Frames:
+def load(folder: Path, name: str, negatives: Negatives = "drop") -> Frames:
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    return MovieLens(name, [Mirror(f"file://{folder}", files)], 4.0, "{title} ({year}): {genres}").load(folder)
+    return MovieLens(name, [Mirror(f"file://{folder}", files)], 4.0, negatives, "{title} ({year}): {genres}").load(
+        folder
+    )
 
 
 def recbole_100k(folder: Path) -> None:
@@ -80,3 +82,7 @@ def test_every_origin_reads_alike(tmp_path: Path, name: str, write) -> None:
     assert items["year"].to_list() == [1990, 1991]
     assert items["genres"].to_list() == [["Comedy", "Drama"], ["Drama"]]
     assert items["text"].to_list() == ["Up (1990): Comedy, Drama", "Hat (1991): Drama"]
+    kept = load(tmp_path, name, "keep").interactions
+    assert kept.select("user_id", "timestamp", "value", "label").rows() == [
+        (1, 100, 5.0, True), (2, 90, 3.0, False), (2, 80, 4.0, True)
+    ]  # fmt: skip

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FILLED = {
     "dataset=files": ["dataset.interactions=interactions.csv"],
+    "split=fixed": ["split.valid=valid.csv", "split.test=test.csv"],
+    "candidates=listed": ["candidates.path=candidates.csv"],
     "backbone=folder": ["backbone.mirrors.0.url=file:///model"],
     "adapter=lora": ["backbone=tiny"],
 }
@@ -27,7 +29,7 @@ def main(config: DictConfig) -> None:
     check_config(config)
     checked = 1
     if not HydraConfig.get().overrides.task:
-        for command in ("evaluate", "compare", "runs"):
+        for command in ("evaluate", "compare", "power", "score", "audit", "runs"):
             compose_config(command, [])
         for overrides in (*option_overrides(conf_dir()), *study_overrides(Path("experiments"))):
             try:

@@ -14,15 +14,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from factorlm.commands.pool import Job, train_all
-from factorlm.comparison.compare import compare_runs
+from factorlm.comparison.runs import by_arm, compare_runs
 from factorlm.comparison.study import Study, chosen, load_study, train_overrides
 from factorlm.config.build import cache_dir, make, make_data
 from factorlm.config.check import check_config
 from factorlm.config.compose import compose_config
 from factorlm.data.prepared import prepare
 from factorlm.errors import UserError
-from factorlm.reporting.study import study_report, study_results
-from factorlm.reporting.tables import effect_and_cost, quality, rich_table, verdict
+from factorlm.reporting.report import runs_report, study_report, study_results
+from factorlm.reporting.tables import cost, effects, quality
+from factorlm.reporting.terminal import show
+from factorlm.runs.identity import digest
 from factorlm.runs.record import read_record, write_json
 
 
@@ -30,11 +32,11 @@ def main(config: DictConfig) -> None:
     """Run what is missing, compare, print the tables and name the report."""
     if (config.study is None) == (config.runs is None):
         raise UserError("name a study (study=NAME) or finished runs (runs=[FOLDER,FOLDER]), and not both")
+    if config.jobs < 1 or config.resamples < 1:
+        raise UserError(f"jobs={config.jobs}, resamples={config.resamples}: both must be 1 or more")
     if config.runs is not None:
         _compare_folders(config, [Path(folder).expanduser() for folder in config.runs])
         return
-    if config.jobs < 1 or config.resamples < 1:
-        raise UserError(f"jobs={config.jobs}, resamples={config.resamples}: both must be 1 or more")
     partial = [key for key in ("arms", "seeds", "protocols", "overrides", "metric") if config[key]]
     if config.publish and partial:
         raise UserError(f"publish=true takes the whole study as it was written down, without {', '.join(partial)}")
@@ -51,6 +53,8 @@ def main(config: DictConfig) -> None:
             {arm: [folders[_name(protocol, arm, seed)] for seed in seeds] for arm in ordered},
             metric,
             config.resamples,
+            study.smallest_effect,
+            config.force,
         )
         for protocol in protocols
     }
@@ -75,10 +79,9 @@ def main(config: DictConfig) -> None:
     if config.json:
         print(json.dumps({"study": study.name, "protocols": comparisons, "report": str(report)}))
         return
-    console = Console()
-    console.print(f"[bold]{study.question}[/bold]")
+    Console().print(f"[bold]{study.question}[/bold]")
     for protocol, comparison in comparisons.items():
-        _show(console, comparison, f"{study.name}: {protocol}", study.smallest_effect)
+        show(comparison, f"{study.name}: {protocol}")
     print(f"\ncomparison {root / 'comparison.json'}\nreport {report}")
 
 
@@ -164,33 +167,20 @@ def _fetch(jobs: list[Job]) -> None:
 def _compare_folders(config: DictConfig, folders: list[Path]) -> None:
     if len(folders) < 2:
         raise UserError("runs: name two or more run folders, the baseline first")
-    grouped: dict[str, list[Path]] = {}
-    for folder in folders:
-        record = read_record(folder)
-        if record is None:
-            raise UserError(f"runs: {folder} holds no run")
-        grouped.setdefault(record["arm"], []).append(folder)
-    if len(grouped) == 1:
-        grouped = {str(folder): [folder] for folder in folders}
-    comparison = compare_runs(grouped, config.metric or "ndcg@10", config.resamples)
+    grouped = by_arm(folders)
+    selection = _record(folders[0])["protocol"]["selection"].removeprefix("max valid/")
+    comparison = compare_runs(grouped, config.metric or selection, config.resamples, force=config.force)
+    keys = [_record(folder)["key"] for own in grouped.values() for folder in own]
+    target = Path(config.run.root).expanduser() / "comparisons" / digest([*keys, comparison["metric"]])
+    target.mkdir(parents=True, exist_ok=True)
+    report = target / "report.md"
+    write_json(target / "comparison.json", comparison)
+    report.write_text(runs_report(comparison))
     if config.json:
-        print(json.dumps(comparison))
+        print(json.dumps({**comparison, "report": str(report)}))
         return
-    _show(Console(), comparison, "runs", None)
-
-
-def _show(console: Console, comparison: Mapping[str, Any], title: str, smallest_effect: float | None) -> None:
-    """Print what a comparison found, for a person."""
-    users, seeds = comparison["users"], len(comparison["seeds"])
-    console.print()
-    console.print(
-        rich_table(
-            quality(comparison, deviations=False), f"{title} ({users} users, {seeds} seeds, ± deviation over seeds)"
-        )
-    )
-    console.print(rich_table(effect_and_cost(comparison), f"{comparison['metric']} against {comparison['baseline']}"))
-    for sentence in verdict(comparison, smallest_effect):
-        console.print(f"  {sentence}", highlight=False, soft_wrap=True)
+    show(comparison, "runs")
+    print(f"\ncomparison {target / 'comparison.json'}\nreport {report}")
 
 
 def _track(config: DictConfig, study: Study, root: Path, comparisons: Mapping[str, Any]) -> None:
@@ -204,7 +194,8 @@ def _track(config: DictConfig, study: Study, root: Path, comparisons: Mapping[st
         for protocol, comparison in comparisons.items():
             for name, table in (
                 ("quality", quality(comparison, deviations=True)),
-                ("effect", effect_and_cost(comparison)),
+                ("effect", effects(comparison)),
+                ("cost", cost(comparison)),
             ):
                 log_table(logger, f"{protocol}/{name}", table[0], table[1:])
     finally:

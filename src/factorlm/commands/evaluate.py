@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from factorlm.commands.train import write_parquet
-from factorlm.config.build import cache_dir, make, make_data
+from factorlm.baselines.bias import Bias
+from factorlm.commands.train import write_evaluation
+from factorlm.config.build import cache_dir, make_data
 from factorlm.config.check import check_config
+from factorlm.config.evaluator import make_evaluator
 from factorlm.config.model import make_model
-from factorlm.data.prepared import load_prepared, prepare
+from factorlm.data.prepared import Prepared, load_prepared, prepare
 from factorlm.errors import UserError
-from factorlm.evaluation.ranking import evaluate_ranking, means
-from factorlm.metrics.ranking import RankingMetrics
+from factorlm.models.recommender import Recommender
+from factorlm.reporting.metrics import metric_lines
 from factorlm.runs.record import FILE, read_record, write_json
 from factorlm.training.checkpoint import load_checkpoint
 
 
-def evaluate(folder: Path, part: str, cache: str) -> dict[str, float]:
-    """Evaluate a run's checkpoint on ``valid`` or ``test`` and return the metrics.
+@dataclass(frozen=True)
+class OpenRun:
+    """A finished run: its config, record and data, and the model with the weights it kept."""
 
-    The record counts evaluations of test; the run's tables are rewritten only if they are missing.
+    config: DictConfig
+    record: dict[str, Any]
+    prepared: Prepared
+    model: Recommender | Bias
+
+
+def open_run(folder: Path, cache: str) -> OpenRun:
+    """Open a finished run.
 
     Raises:
-        UserError: the folder holds no finished run, or the part is not one that can be evaluated.
+        UserError: the folder holds none, or its data have changed.
     """
-    if part not in ("valid", "test"):
-        raise UserError(f"part={part}: it must be valid or test")
     record = read_record(folder)
     if record is None or record["status"] != "done":
         state = "holds no run" if record is None else f"holds a run with status {record['status']}"
@@ -45,14 +55,25 @@ def evaluate(folder: Path, part: str, cache: str) -> dict[str, float]:
         raise UserError(f"the data of {folder} have changed since it was trained: train it again")
     model = make_model(config, prepared)
     load_checkpoint(model, folder / "checkpoint")
-    metrics: RankingMetrics = make(config.metrics)
-    per_user, top = evaluate_ranking(model.eval(), prepared, part, metrics, config.eval_batch_size, config.top)
+    return OpenRun(config, record, prepared, model.eval())
+
+
+def evaluate(folder: Path, part: str, cache: str) -> dict[str, Any]:
+    """Evaluate a run's checkpoint on ``valid`` or ``test`` and return the metrics.
+
+    The record counts evaluations of test; the run's tables are rewritten only if they are missing.
+
+    Raises:
+        UserError: the folder holds no finished run, or the part is not one that can be evaluated.
+    """
+    if part not in ("valid", "test"):
+        raise UserError(f"part={part}: it must be valid or test")
+    run = open_run(folder, cache)
+    evaluation = make_evaluator(run.config, run.prepared).evaluate(run.model, part)
     if part == "test":
-        write_json(folder / FILE, record | {"test_evaluations": record["test_evaluations"] + 1})
-        for table, name in ((per_user, "per_user.parquet"), (top, "topk.parquet")):
-            if not (folder / name).exists():
-                write_parquet(table, folder / name)
-    return means(per_user, part)
+        write_json(folder / FILE, run.record | {"test_evaluations": run.record["test_evaluations"] + 1})
+        write_evaluation(evaluation, folder)
+    return evaluation.named(part)
 
 
 def main(config: DictConfig) -> None:
@@ -65,5 +86,4 @@ def main(config: DictConfig) -> None:
         record = read_record(folder) or {}
         print(json.dumps({"run": str(folder), "fingerprint": record["fingerprint"], "metrics": metrics}))
         return
-    for name, value in metrics.items():
-        print(f"{name:24s} {value:.4f}")
+    print("\n".join(metric_lines({name.partition("/")[2]: value for name, value in metrics.items()})))

@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,13 +19,14 @@ from torch import nn
 
 from factorlm.config.build import cache_dir, make, make_data
 from factorlm.config.check import check_config
+from factorlm.config.evaluator import Evaluator, make_evaluator
 from factorlm.config.model import make_model
 from factorlm.data.prepared import Prepared, load_prepared, prepare
 from factorlm.errors import UserError
-from factorlm.evaluation.ranking import evaluate_ranking, means, ranking_task
-from factorlm.metrics.ranking import RankingMetrics
-from factorlm.metrics.ranks import DEFINITIONS
+from factorlm.evaluation.base import Evaluation
+from factorlm.evaluation.ranking import RankingTask
 from factorlm.models.recommender import Recommender
+from factorlm.reporting.metrics import metric_lines
 from factorlm.runs.identity import code_version, digest, protocol
 from factorlm.runs.record import Record, read_record
 from factorlm.runs.store import claim, clear
@@ -93,7 +93,8 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
             return folder
         clear(folder)
         names = {"key": key, "study": config.study, "arm": config.arm, "seed": config.seed}
-        record = Record(folder, {**names, "init_from": config.init_from})
+        code = code_version(list(config.plugins))
+        record = Record(folder, {**names, "init_from": config.init_from, "code": code})
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
         previous = signal.signal(signal.SIGTERM, _terminated) if _in_main_thread() else None
         tracker = None
@@ -140,17 +141,16 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
     source, rule = make_data(config)
     prepared_folder, meta = prepare(source, rule, cache_dir(config))
     prepared = load_prepared(prepared_folder)
-    metrics: RankingMetrics = make(config.metrics)
-    if config.selection not in metrics.names:
-        raise UserError(f"selection={config.selection}: metrics has {', '.join(metrics.names)}")
+    evaluator = make_evaluator(config, prepared)
+    added = evaluator.protocol()
     parts = protocol(
         data=prepared.data_fingerprint,
         split=prepared.split_fingerprint,
         rows=meta["split"]["rows"],
-        candidates=rule.candidates,
-        exclusion="valid: train; test: train+valid",
-        metrics=[DEFINITIONS, *metrics.names],
-        selection=f"max valid/{config.selection}",
+        candidates=f"{rule.candidates}: {added['candidates']}",
+        exclusion=added["exclusion"],
+        metrics=evaluator.metrics.definitions,
+        selection=f"max valid/{config.selection}{evaluator.suffix}",
     )
     if config.init_from:
         started_from = (read_record(Path(config.init_from)) or {})["protocol"]
@@ -167,24 +167,25 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
     if isinstance(model, Recommender):
         if config.init_from:
             load_checkpoint(model, Path(config.init_from) / "checkpoint", new=".lora_")
-        valid, trained = _fit(config, folder, model, prepared, tracker, progress)
+        trained = _fit(config, folder, model, prepared, evaluator, tracker, progress)
     else:
         save_checkpoint(model, folder / "checkpoint")
-        per_user, _ = evaluate_ranking(model, prepared, "valid", metrics, config.eval_batch_size, config.top)
-        valid, trained = means(per_user, "valid"), {}
+        trained = {}
     clock("train")
     model.eval()
-    per_user, top = evaluate_ranking(model, prepared, "test", metrics, config.eval_batch_size, config.top)
-    write_parquet(per_user, folder / "per_user.parquet")
-    write_parquet(top, folder / "topk.parquet")
-    values = valid | means(per_user, "test")
+    valid = evaluator.evaluate(model, "valid")
+    clock("validate")
+    test = evaluator.evaluate(model, "test")
+    write_evaluation(test, folder)
+    values = valid.named("valid") | test.named("test")
     clock("evaluate")
     seconds["total"] = round(time.perf_counter() - started, 2)
     if tracker is not None:
         from factorlm.tracking.wandb import summarize
 
         summarize(tracker, {**values, "fingerprint": digest(parts), "seconds": seconds, "parameters": trainable})
-    record.update(metrics=values, seconds=seconds, test_evaluations=1, **trained)
+    ms_per_user = round(1000 * seconds["evaluate"] / len(test.per_user), 4)
+    record.update(metrics=values, seconds=seconds, ms_per_user=ms_per_user, test_evaluations=1, **trained)
 
 
 def _fit(
@@ -192,31 +193,30 @@ def _fit(
     folder: Path,
     model: Recommender,
     prepared: Prepared,
+    evaluator: Evaluator,
     tracker: Any,
     progress: bool,
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Train; return the validation metrics of the kept weights and what the record says of the training."""
+) -> dict[str, Any]:
+    """Train, keep the best weights, and return what the record says of it."""
     from factorlm.training.fit import fit
-    from factorlm.training.module import PairBatches, RecommenderModule, TaskBatches
+    from factorlm.training.module import PointwiseModule, RankingModule, TaskBatches, TrainBatches
 
-    users, items = (torch.from_numpy(rows["train"]) for rows in (prepared.split.users, prepared.split.items))
-    task = ranking_task(prepared, "valid")
-    module = RecommenderModule(
-        model,
-        make(config.objective),
-        make(config.optimizer),
-        make(config.metrics),
-        items.unique(),
-        task,
-        config.seed,
-    )
+    split, task = prepared.split, evaluator.task("valid")
+    users, items, labels = (torch.from_numpy(part["train"]) for part in (split.users, split.items, split.labels))
+    shared = model, make(config.objective), make(config.optimizer), make(config.metrics)
+    module: RankingModule | PointwiseModule
+    if isinstance(task, RankingTask):
+        module = RankingModule(*shared, items.unique(), task, config.seed)
+        rows: tuple[torch.Tensor, ...] = users, items
+    else:
+        module, rows = PointwiseModule(*shared, task), (users, items, labels)
     before = _frozen_digest(model)
     result = fit(
         module,
-        PairBatches(users, items, config.batch_size, config.seed),
+        TrainBatches(rows, config.batch_size, config.seed),
         TaskBatches(task, config.eval_batch_size),
         make(config.trainer),
-        monitor=f"valid/{config.selection}",
+        monitor=f"valid/{config.selection}{evaluator.suffix}",
         patience=config.patience,
         folder=folder / "checkpoint",
         logger=tracker,
@@ -224,13 +224,12 @@ def _fit(
     )
     if _frozen_digest(model) != before:
         raise RuntimeError("training changed weights that are frozen")
-    trained = {
+    return {
         "best_epoch": result.best_epoch,
         "steps": result.steps,
         "training_rows_seen": min(result.steps * config.batch_size, len(result.history) * len(users)),
         "history": result.history,
     }
-    return {name: value for name, value in result.best.items() if name.startswith("valid/")}, trained
 
 
 def _frozen_digest(model: nn.Module) -> str:
@@ -242,6 +241,13 @@ def _frozen_digest(model: nn.Module) -> str:
         if not value.requires_grad:
             content.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return content.hexdigest()
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write the values of each user, and what was recommended or scored, unless it is there."""
+    for table, name in ((evaluation.per_user, "per_user"), (evaluation.table, evaluation.table_name)):
+        if not (folder / f"{name}.parquet").exists():
+            write_parquet(table, folder / f"{name}.parquet")
 
 
 def write_parquet(table: pl.DataFrame, path: Path) -> None:
@@ -288,18 +294,12 @@ class _quiet:
         sys.stdout = self._stdout
 
 
-def summary(folder: Path) -> Mapping[str, float]:
-    """The test metrics in a run's record."""
-    record = read_record(folder) or {}
-    return {name: value for name, value in record.get("metrics", {}).items() if name.startswith("test/")}
-
-
 def main(config: DictConfig) -> float:
     """Train, print the test metrics and, last, the run folder; return the validation metric for sweepers."""
     folder = train(config)
-    for name, value in summary(folder).items():
-        print(f"{name:24s} {value:.4f}")
-    print(folder)
     record = read_record(folder)
     assert record is not None
-    return float(record["metrics"][f"valid/{config.selection}"])
+    values = {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
+    print("\n".join(metric_lines({name.removeprefix("test/"): value for name, value in values.items()})))
+    print(folder)
+    return float(record["metrics"][record["protocol"]["selection"].removeprefix("max ")])

@@ -1,102 +1,215 @@
-"""Compare arms from their run folders."""
+"""Compare arms by their values for each user, from tables in memory.
+
+Shapes: A arms, S seeds, M columns, U users.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from factorlm.comparison.statistics import Floats, holm, paired_effects
+from factorlm.comparison.columns import lower_is_better, split_name
+from factorlm.comparison.statistics import Effects, benjamini_hochberg, holm, paired_effects
 from factorlm.errors import UserError
-from factorlm.runs.identity import require_same_protocol
-from factorlm.runs.record import read_record
+
+Floats = npt.NDArray[np.float64]
+NO_METRIC = ("user_id", "train_interactions")
+FEWEST_USERS = 10  # of a slice
 
 
-def compare_runs(arms: Mapping[str, Sequence[Path]], metric: str, resamples: int) -> dict[str, Any]:
+def compare_tables(
+    arms: Mapping[str, Sequence[pl.DataFrame]],
+    metric: str,
+    resamples: int,
+    margin: float | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
     """Pair every arm with the first, the baseline, user by user and seed by seed.
 
     Args:
-        arms: finished run folders of each arm; the first arm is the baseline.
+        arms: tables of each arm, one for each seed, the same seeds in the same order; the first arm is the baseline. A
+            table has ``user_id``, perhaps ``train_interactions``, and a column for each metric, named as in
+            `factorlm.comparison.columns`; null or NaN where a user has no value.
         metric: primary metric, such as ``ndcg@10``.
         resamples: of bootstrap and permutation test.
+        margin: smallest difference that matters, for the equivalence test.
+        force: where users differ between tables, compare those whom all have.
 
     Returns:
-        Plain data: ``metric``, ``baseline``, ``fingerprint``, ``users``, ``seeds`` and, for each arm, ``metrics``
-        (mean and standard deviation over seeds), ``effect`` against the baseline (None for itself) and ``cost``.
+        Plain data: ``metric``, ``baseline``, ``users``, ``left_out`` (users that not every table has), ``seeds``,
+        ``resamples``, ``margin``, ``activity`` (training interactions of the users of each slice, from and to) and, for
+        each arm, ``metrics`` (mean and standard deviation over seeds), ``effect`` on the primary metric, ``effects`` on
+        the others and ``slices`` of the primary metric; None and empty for the baseline. An effect is `Effects.at` with
+        ``p_not_worse`` (test against worse by the margin or more) and ``q_value``, after Benjamini and Hochberg over
+        all effects of the comparison; on the primary metric the p-values are also adjusted after Holm for the arms.
 
     Raises:
-        UserError: protocols or seeds differ, or a metric is missing.
+        UserError: a metric is missing, tables are not paired, or users differ.
     """
-    records = {(name, folder): _record(folder) for name, folders in arms.items() for folder in folders}
-    require_same_protocol({f"{name} ({folder})": record for (name, folder), record in records.items()})
-    arms = {name: sorted(folders, key=lambda folder: records[name, folder]["seed"]) for name, folders in arms.items()}
-    seeds = {name: [records[name, folder]["seed"] for folder in folders] for name, folders in arms.items()}
-    if any(own != next(iter(seeds.values())) or len(set(own)) < len(own) for own in seeds.values()):
-        raise UserError(f"arms are paired seed by seed, so each needs the same seeds, once; they have {seeds}")
-    values = {name: _per_user(folders, metric) for name, folders in arms.items()}
-    baseline = next(iter(arms))
-    if len(arms) < 2:
-        raise UserError(f"there is only the arm {baseline}: comparing takes two")
-    others = list(arms)[1:]
-    differences = np.stack([values[name] - values[baseline] for name in others])
-    effects = dict(zip(others, paired_effects(differences, resamples), strict=True))
-    adjusted = dict(zip(effects, holm([effect.p_value for effect in effects.values()]), strict=True))
-    first = records[baseline, arms[baseline][0]]
+    paired = pair_users(arms, metric, force)
+    values_AMSU, columns = paired.values_AMSU, paired.columns
+    effects = paired_effects(values_AMSU[1:] - values_AMSU[0], resamples, margin)
+    means_AMS = np.nanmean(values_AMSU, -1)
     return {
         "metric": metric,
-        "baseline": baseline,
-        "fingerprint": first["fingerprint"],
-        "users": int(values[baseline].shape[1]),
-        "seeds": [records[baseline, folder]["seed"] for folder in arms[baseline]],
+        "baseline": next(iter(arms)),
+        "users": int((~np.isnan(values_AMSU[0, 0, 0])).sum()),
+        "left_out": paired.left_out,
+        "seeds": list(range(1, values_AMSU.shape[2] + 1)),
         "resamples": resamples,
+        "margin": margin,
+        "activity": paired.activity,
         "arms": {
             name: {
-                "metrics": _over_seeds([records[name, folder]["metrics"] for folder in folders]),
-                "effect": asdict(effects[name]) | {"p_holm": adjusted[name]} if name in effects else None,
-                "cost": _cost([records[name, folder] for folder in folders]),
-                "runs": [str(folder) for folder in folders],
+                "metrics": {
+                    f"test/{column}": over_seeds(means_S)
+                    for column, means_S in zip(columns, means_MS, strict=True)
+                },
+                **found,
             }
-            for name, folders in arms.items()
+            for name, means_MS, found in zip(arms, means_AMS, _found(effects, columns), strict=True)
         },
-    }
+    }  # fmt: skip
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    record = read_record(folder)
-    if record is None or record["status"] != "done":
-        raise UserError(f"{folder} holds no finished run: train it first")
-    return record
+@dataclass(frozen=True)
+class Paired:
+    """Values of the same users under every arm and seed.
+
+    Attributes:
+        values_AMSU: [A, M, S, U]; NaN where a user has no value.
+        columns: M names: the primary metric, the other metrics, and the slices of the primary metric.
+        left_out: users that not every table has.
+        activity: least and most training interactions of the users in each slice of activity.
+    """
+
+    values_AMSU: Floats
+    columns: list[str]
+    left_out: int
+    activity: dict[str, list[int]]
 
 
-def _per_user(folders: Sequence[Path], metric: str) -> Floats:
-    """Values [S, U] of the users every table has, in the order of their ids."""
-    tables = [pl.read_parquet(folder / "per_user.parquet") for folder in folders]
-    for folder, table in zip(folders, tables, strict=True):
+def pair_users(arms: Mapping[str, Sequence[pl.DataFrame]], metric: str, force: bool) -> Paired:
+    """Put tables in the same order of users; arguments and errors are those of `compare_tables`."""
+    baseline, *others = arms
+    if not others:
+        raise UserError(f"there is only the arm {baseline}: comparing takes two")
+    num_seeds = len(arms[baseline])
+    if any(len(tables) != num_seeds for tables in arms.values()):
+        counts = ", ".join(f"{name} {len(tables)}" for name, tables in arms.items())
+        raise UserError(f"arms are paired seed by seed, so each needs as many tables; they have {counts}")
+    named = {f"{name}, table {place + 1}": table for name, tables in arms.items() for place, table in enumerate(tables)}
+    columns = _columns(named, metric)
+    users, left_out = _common_users(named, force)
+    tables = [table.join(users, on="user_id", how="semi").sort("user_id") for table in named.values()]
+    values_AMSU = (
+        _values(tables, columns, list(named), force).reshape(len(arms), num_seeds, len(columns), -1).swapaxes(1, 2)
+    )
+    activity = {}
+    for name, mask_U, reach in _activity(tables[0]):
+        columns.append(f"{metric}/activity={name}")
+        values_AMSU = np.concatenate([values_AMSU, np.where(mask_U, values_AMSU[:, :1], np.nan)], 1)
+        activity[f"activity={name}"] = reach
+    present_M = (~np.isnan(values_AMSU[0, :, 0])).sum(-1)
+    if present_M[0] < 2:
+        raise UserError(f"metric={metric} has a value for {present_M[0]} users: comparing takes two or more")
+    kept = [place for place, count in enumerate(present_M) if count >= min(FEWEST_USERS, present_M[0])]
+    return Paired(values_AMSU[:, kept], [columns[place] for place in kept], left_out, activity)
+
+
+def _columns(named: Mapping[str, pl.DataFrame], metric: str) -> list[str]:
+    """The primary metric, the other metrics all tables have, and the slices of the primary metric."""
+    for name, table in named.items():
+        if "user_id" not in table.columns:
+            raise UserError(f"{name}: there is no column user_id; it has {', '.join(table.columns)}")
         if metric not in table.columns:
-            raise UserError(f"metric={metric} is not in {folder}, which has {', '.join(table.columns[1:])}")
-    columns = [table.sort("user_id").filter(pl.col(metric).is_not_nan())[metric].to_numpy() for table in tables]
-    return np.stack(columns)
+            have = [column for column in table.columns if column not in NO_METRIC]
+            near = get_close_matches(metric, have, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"metric={metric} is not in {name}, which has {', '.join(have)}{hint}")
+    shared = [c for c in next(iter(named.values())).columns if all(c in table.columns for table in named.values())]
+    metrics = [c for c in shared if c not in (*NO_METRIC, metric) and split_name(c)[1] is None]
+    return [metric, *metrics, *(c for c in shared if split_name(c)[0] == metric and c != metric)]
 
 
-def _over_seeds(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    result: dict[str, dict[str, float | None]] = {}
-    for name in metrics[0]:
-        values = np.array([run[name] for run in metrics])
-        result[name] = {
-            "mean": float(values.mean()),
-            "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
-        }
-    return result
+def _common_users(named: Mapping[str, pl.DataFrame], force: bool) -> tuple[pl.DataFrame, int]:
+    """Users whom all tables have, and how many others there are."""
+    first, *_ = named
+    common = everyone = named[first].select("user_id")
+    for name, table in named.items():
+        own = table.select("user_id")
+        if own.schema != common.schema:
+            kinds = f"{common.schema['user_id']} in {first} and {own.schema['user_id']} in {name}"
+            raise UserError(f"user_id is {kinds}: write both alike")
+        if own.is_duplicated().any():
+            raise UserError(f"{name}: a user_id comes twice; give each user one row")
+        common, everyone = common.join(own, on="user_id", how="semi"), pl.concat([everyone, own]).unique()
+        if not force and not len(common) == len(own) == len(everyone):
+            raise UserError(
+                f"users differ: {first} has {len(named[first])} and {name} {len(own)}, {len(common)} in common; "
+                "evaluate the same users, or compare those in common with force=true"
+            )
+    return common, len(everyone) - len(common)
 
 
-def _cost(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {
-        "trainable_parameters": records[0]["parameters"]["trainable"],
-        "train_seconds": float(np.mean([record["seconds"]["train"] for record in records])),
-        "total_seconds": float(np.mean([record["seconds"]["total"] for record in records])),
-        "peak_memory_mb": max(record["peak_memory_mb"] for record in records),
-    }
+def _values(tables: Sequence[pl.DataFrame], columns: Sequence[str], names: Sequence[str], force: bool) -> Floats:
+    """Values [tables, M, U]; NaN where a user has none in any table."""
+    values = np.stack([table.select(pl.col(columns).cast(pl.Float64)).to_numpy().T for table in tables])
+    missing = np.isnan(values)
+    for name, own in zip(names, missing, strict=True):
+        differing = (own != missing[0]).any(-1)
+        if differing.any() and not force:
+            raise UserError(
+                f"{columns[int(differing.argmax())]}: other users have a value in {name} than in {names[0]}; "
+                "evaluate the same users, or compare those in common with force=true"
+            )
+    return np.where(missing.any(0), np.nan, values)
+
+
+def _activity(table: pl.DataFrame) -> Iterator[tuple[str, npt.NDArray[np.bool_], list[int]]]:
+    """Thirds of the users by their training interactions, and those without: name, users [U], least and most."""
+    if "train_interactions" not in table.columns:
+        return
+    counts_U = table["train_interactions"].to_numpy()
+    active = counts_U[counts_U > 0]
+    bounds = np.quantile(active, [1 / 3, 2 / 3], method="inverted_cdf") if len(active) else np.zeros(2)
+    third_U = np.where(counts_U == 0, 0, 1 + np.searchsorted(bounds, counts_U))
+    for place, name in enumerate(("none", "low", "middle", "high")):
+        if (third_U == place).any():
+            own = counts_U[third_U == place]
+            yield name, third_U == place, [int(own.min()), int(own.max())]
+
+
+def over_seeds(values: Sequence[float] | Floats) -> dict[str, float | None]:
+    """Mean and standard deviation over seeds; None of one seed."""
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def _found(effects: Effects, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Effects of every arm, the baseline's none first, with what the family of all tests says of each."""
+    metric, better = columns[0], -1 if lower_is_better(columns[0]) else 1
+    cells = [[effects.at(arm, place) for place in range(len(columns))] for arm in range(len(effects.difference))]
+    q_values = iter(benjamini_hochberg([effect["p_value"] for arm in cells for effect in arm]))
+    for arm in cells:
+        for effect in arm:
+            effect["q_value"] = next(q_values)
+            below, above = effect.pop("p_not_below"), effect.pop("p_not_above")
+            effect["p_not_worse"] = below if better == 1 else above
+    primary = [arm[0] for arm in cells]
+    for name in ("p_value", "p_equivalent", "p_not_worse"):
+        if primary[0][name] is not None:
+            for effect, adjusted in zip(primary, holm([effect[name] for effect in primary]), strict=True):
+                effect["p_holm" if name == "p_value" else f"{name}_holm"] = adjusted
+    found: list[dict[str, Any]] = [{"effect": None, "effects": {}, "slices": {}}]
+    for arm in cells:
+        named = dict(zip(columns, arm, strict=True))
+        slices = {slice_: named[c] for c in columns if (slice_ := split_name(c)[1]) is not None}
+        others = {c: effect for c, effect in named.items() if c != metric and split_name(c)[1] is None}
+        found.append({"effect": named[metric], "effects": others, "slices": slices})
+    return found

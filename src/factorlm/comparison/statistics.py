@@ -1,77 +1,136 @@
-"""Paired statistics over users and seeds. Shapes: A arms, S seeds, U users, R resamples."""
+"""Paired statistics of many arms and metrics at once. Shapes: A arms, M metrics, S seeds, U users."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from factorlm.comparison.crossed import critical, detectable, mean_squares, tail
+from factorlm.comparison.resampling import bootstrap_means, sign_flip_p
+
 Floats = npt.NDArray[np.float64]
+ROUNDING = 1e-9  # smaller differences are no differences
 
 
 @dataclass(frozen=True)
-class Effect:
-    """The difference of two arms on one metric.
+class Effects:
+    """Differences to the baseline; every attribute is [A, M].
 
     Attributes:
         difference: mean over users and seeds of the arm minus the baseline.
-        low, high: 95 % bootstrap interval.
-        p_value: two-sided paired permutation test.
-        better, worse: share of users whose mean over seeds went up, or down.
+        standard_error: of it, for users and seeds drawn anew; with one seed for users only.
+        seed_share: the share of seeds in the squared standard error.
+        low, high: 95 % interval.
+        p_value: two-sided; consistent with the interval.
+        boot_low, boot_high: 95 % percentile interval of the crossed bootstrap.
+        p_flip: two-sided sign-flip permutation test over users, given the seeds.
+        effect_size: Cohen's d of the users' means over seeds: mean / standard deviation; 0 where all are equal.
+        wins, losses, ties: users whose mean over seeds is above, below or equal to the baseline's.
+        users: that have a value.
+        detectable: smallest effect that such a comparison finds with probability 0.8 at a two-sided level of 0.05.
+        p_equivalent: two one-sided tests of an absolute difference of at least the margin; None without a margin.
+        p_not_below, p_not_above: one-sided test of a true difference of -margin or less, and of margin or more.
     """
 
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    better: float
-    worse: float
+    difference: Floats
+    standard_error: Floats
+    seed_share: Floats
+    low: Floats
+    high: Floats
+    p_value: Floats
+    boot_low: Floats
+    boot_high: Floats
+    p_flip: Floats
+    effect_size: Floats
+    wins: npt.NDArray[np.int64]
+    losses: npt.NDArray[np.int64]
+    ties: npt.NDArray[np.int64]
+    users: npt.NDArray[np.int64]
+    detectable: Floats
+    p_equivalent: Floats | None = None
+    p_not_below: Floats | None = None
+    p_not_above: Floats | None = None
+
+    def at(self, arm: int, metric: int) -> dict[str, Any]:
+        """The effect of one arm on one metric, as plain data."""
+        return {name: None if value is None else value[arm, metric].item() for name, value in vars(self).items()}
 
 
-def paired_effects(difference_ASU: Floats, resamples: int, seed: int = 0) -> list[Effect]:
-    """Summarize the paired differences of A arms to one baseline; all arms share the same resamples.
+def paired_effects(
+    difference_AMSU: Floats, resamples: int, margin: float | None = None, generator: np.random.Generator | None = None
+) -> Effects:
+    """Summarize paired differences of A arms to one baseline on M metrics; all share the same resamples.
 
-    The interval is a percentile bootstrap that resamples users and seeds, crossed: a drawn user brings its value under
-    every drawn seed (A. B. Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), 2007). The p-value flips
-    the sign of each user's mean over seeds at random: it is exact over users and takes the seeds as given.
+    Users and seeds are crossed random effects. With the mean squares of `mean_squares` the squared standard error of
+    the mean has a part of the seeds, MS_s / (S U), and one of the users, (MS_u - MS_e) / (S U); it expects
+    σ_s²/S + σ_u²/U + σ_e²/(S U). The t value is referred to `tail`. The users' part may come out negative; it is cut at
+    minus a quarter of the seeds' part, since a cut at 0 made false positives too rare where users do not differ
+    (experiments/calibration). With one seed the standard error is that of the mean over users: it says nothing of
+    other seeds.
 
     Args:
-        difference_ASU: [A, S, U], arm minus baseline for each seed and user.
-        resamples: R of the bootstrap and of the permutation test.
-        seed: of the resampling.
+        difference_AMSU: [A, M, S, U], arm minus baseline; NaN where a user has no value for a metric, under any seed.
+        resamples: of bootstrap and permutation test.
+        margin: smallest difference that matters, for the equivalence test.
+        generator: of the resampling; None: seeded with 0.
     """
-    generator = np.random.default_rng(seed)
-    num_arms, num_seeds, num_users = difference_ASU.shape
-    mean_AU = difference_ASU.mean(1)
-    observed_A = np.abs(mean_AU.mean(1)) - 1e-12
-    boot_RA, extreme_A = np.empty((resamples, num_arms)), np.zeros(num_arms)
-    block = max(1, 4_000_000 // num_users)
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        users_RU = generator.multinomial(num_users, np.full(num_users, 1 / num_users), size=size).astype(np.float64)
-        seeds_RS = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size)
-        signs_RU = generator.integers(0, 2, size=(size, num_users), dtype=np.int8) * 2.0 - 1.0
-        for arm in range(num_arms):
-            by_seed_RS = users_RU @ difference_ASU[arm].T
-            boot_RA[start : start + size, arm] = (by_seed_RS * seeds_RS).sum(1) / (num_users * num_seeds)
-        extreme_A += (np.abs(signs_RU @ mean_AU.T) / num_users >= observed_A).sum(0)
-    low_A, high_A = np.quantile(boot_RA, [0.025, 0.975], axis=0)
-    return [
-        Effect(
-            difference=float(mean_AU[arm].mean()),
-            low=float(low_A[arm]),
-            high=float(high_A[arm]),
-            p_value=float((extreme_A[arm] + 1) / (resamples + 1)),
-            better=float((mean_AU[arm] > 0).mean()),
-            worse=float((mean_AU[arm] < 0).mean()),
-        )
-        for arm in range(num_arms)
-    ]
+    generator = generator or np.random.default_rng(0)
+    present_MU = ~np.isnan(difference_AMSU[0, :, 0])
+    difference_AMSU = np.where(np.abs(difference_AMSU) > ROUNDING, difference_AMSU, 0.0)  # NaN compares false
+    num_seeds, users_M = difference_AMSU.shape[2], present_MU.sum(-1)
+    user_AMU = difference_AMSU.mean(2)
+    mean_AM = user_AMU.sum(-1) / users_M
+    seeds_AM, between_AM, rest_AM = mean_squares(difference_AMSU, present_MU)
+    seed_part_AM, user_part_AM = seeds_AM / (num_seeds * users_M), (between_AM - rest_AM) / (num_seeds * users_M)
+    squared_AM = seed_part_AM + np.maximum(user_part_AM, -seed_part_AM / 4)
+    error_AM, share_AM = np.sqrt(squared_AM), np.minimum(_ratio(seed_part_AM, squared_AM), 1.0)
+
+    def beyond(distance: Floats) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(distance == 0, 0.0, distance / error_AM)
+        return tail(t, share_AM, num_seeds, users_M)
+
+    reach_AM = critical(0.025, share_AM, num_seeds, users_M) * error_AM
+    spread_AM = np.sqrt((((user_AMU - mean_AM[..., None]) ** 2) * present_MU).sum(-1) / (users_M - 1))
+    boot_2AM = np.quantile(
+        bootstrap_means(difference_AMSU, present_MU, resamples, generator), [0.025, 0.975], axis=0, overwrite_input=True
+    )
+    wins_AM, losses_AM = (user_AMU > ROUNDING).sum(-1), (user_AMU < -ROUNDING).sum(-1)
+    below = above = None
+    if margin is not None:
+        below, above = beyond(mean_AM + margin), beyond(margin - mean_AM)
+    return Effects(
+        difference=mean_AM,
+        standard_error=error_AM,
+        seed_share=share_AM,
+        low=mean_AM - reach_AM,
+        high=mean_AM + reach_AM,
+        p_value=2 * beyond(np.abs(mean_AM)),
+        boot_low=boot_2AM[0],
+        boot_high=boot_2AM[1],
+        p_flip=sign_flip_p(user_AMU, resamples, generator),
+        effect_size=_ratio(mean_AM, spread_AM),
+        wins=wins_AM,
+        losses=losses_AM,
+        ties=users_M - wins_AM - losses_AM,
+        users=np.broadcast_to(users_M, mean_AM.shape),
+        detectable=detectable(seed_part_AM, np.maximum(user_part_AM, 0.0), num_seeds, users_M),
+        p_equivalent=None if below is None or above is None else np.maximum(below, above),
+        p_not_below=below,
+        p_not_above=above,
+    )
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """Adjust p-values for the family they form.
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for the family they form, so that the chance of any false finding stays at the level.
 
     S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6(2), 1979.
     """
@@ -80,3 +139,14 @@ def holm(p_values: list[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values so that the expected share of false ones among the findings stays at the level.
+
+    Y. Benjamini and Y. Hochberg, Controlling the false discovery rate, Journal of the Royal Statistical Society B
+    57(1), 1995.
+    """
+    from scipy.stats import false_discovery_control
+
+    return [float(q) for q in false_discovery_control(p_values)] if p_values else []

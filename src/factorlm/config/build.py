@@ -9,8 +9,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from factorlm.data.rules import SplitRule
 from factorlm.data.sources.base import Source
-from factorlm.data.splits import SplitRule
 from factorlm.errors import UserError
 
 

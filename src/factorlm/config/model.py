@@ -38,8 +38,9 @@ def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Bias:
     """
     if config.baseline is not None:
         baseline: Bias = make(config.baseline)
-        users, items = (torch.from_numpy(rows["train"]) for rows in (prepared.split.users, prepared.split.items))
-        baseline.fit(users, items, len(prepared.tables.users), len(prepared.tables.items))
+        split = prepared.split
+        users, items, labels = (torch.from_numpy(part["train"]) for part in (split.users, split.items, split.labels))
+        baseline.fit(users, items, labels, len(prepared.tables.users), len(prepared.tables.items))
         return baseline
     return _Builder(config, prepared).recommender()
 

@@ -49,10 +49,12 @@ class TrainConfig(ShellConfig):
     head: Any = MISSING
     objective: Any = MISSING
     metrics: Any = MISSING
+    candidates: Any = MISSING
     optimizer: Any = MISSING
     trainer: Any = MISSING
     tracking: Any = None
     model: ModelConfig = field(default_factory=ModelConfig)
+    task: str = MISSING
     study: str = MISSING
     arm: str = MISSING
     seed: int = MISSING
@@ -87,7 +89,48 @@ class CompareConfig(ShellConfig):
     resamples: int = MISSING
     studies: str = MISSING
     publish: bool = False
+    force: bool = False
     tracking: Any = None
+    json: bool = False
+
+
+@dataclass
+class PowerConfig(ShellConfig):
+    """The shell of `power`."""
+
+    runs: list[str] | None = None
+    metric: str = MISSING
+    effect: float = MISSING
+    alpha: float = MISSING
+    power: float = MISSING
+    user_sd: float | None = None
+    seed_sd: float | None = None
+    noise_sd: float | None = None
+    seeds: list[int] = field(default_factory=list)
+    json: bool = False
+
+
+@dataclass
+class ScoreConfig:
+    """The shell of `score`; comments are in conf/score.yaml."""
+
+    qrels: str | None = None
+    run: list[str] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
+    ks: list[int] = field(default_factory=list)
+    min_value: float = MISSING
+    threshold: float | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    metric: str | None = None
+    resamples: int = MISSING
+    out: str | None = None
+    json: bool = False
+
+
+@dataclass
+class AuditConfig(ShellConfig):
+    """The shell of `audit`."""
+
     json: bool = False
 
 
@@ -98,13 +141,19 @@ class RunsConfig(ShellConfig):
     json: bool = False
 
 
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+    "power": PowerConfig,
+    "score": ScoreConfig,
+    "audit": AuditConfig,
+    "runs": RunsConfig,
+}
+
+
 def register() -> None:
     """Make the shells known to Hydra as ``<command>_schema``."""
     store = ConfigStore.instance()
-    for name, schema in (
-        ("train", TrainConfig),
-        ("evaluate", EvaluateConfig),
-        ("compare", CompareConfig),
-        ("runs", RunsConfig),
-    ):
+    for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from filelock import FileLock
 
 from factorlm.code import source_hash
 from factorlm.data.fields import Side
+from factorlm.data.rules import PARTS, SplitRule
 from factorlm.data.sources.base import Source
-from factorlm.data.splits import PARTS, Split, SplitRule, make_split
+from factorlm.data.splits import Split, make_split
 from factorlm.data.tables import Frames, Tables, fingerprint, frame
 
 
@@ -27,9 +28,9 @@ class Prepared:
 
     Attributes:
         tables: memory-mapped users, items and interactions.
-        split: index pairs, candidates and report.
+        split: rows of each part, questions, candidates and report.
         data_fingerprint: hash of the interactions.
-        split_fingerprint: hash of the rows of each part and of the candidates.
+        split_fingerprint: hash of the rule, the rows of each part, the questions and the candidates.
         tables_fingerprint: hash of the users and items tables.
     """
 
@@ -54,7 +55,7 @@ class Prepared:
 
 def prepared_key(source: Source, rule: SplitRule) -> str:
     """What identifies the prepared folder of a source and a split; cheap to compute."""
-    identity = [source_hash("data"), source.identity(), type(rule).__name__, asdict(rule)]  # type: ignore[call-overload]
+    identity = [source_hash("data"), source.identity(), rule.identity()]
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -89,15 +90,12 @@ def _write(folder: Path, frames: Frames, rule: SplitRule) -> None:
     split = make_split(rule, frames.interactions, user_index, item_index, len(frames.items))
     for name in ("interactions", "users", "items"):
         Dataset.from_polars(getattr(frames, name)).save_to_disk(partial / name)
-    arrays = {f"{part}_{side}": getattr(split, side)[part] for part in PARTS for side in ("users", "items")}
-    arrays |= {f"{part}_candidates": rows for part, rows in split.candidates.items()}
-    np.savez(partial / "split.npz", **arrays)
-    digest = hashlib.sha256()
-    for name, rows in sorted(arrays.items()):
-        digest.update(name.encode() + rows.astype("<i8").tobytes())
+    for part in PARTS:
+        frames.interactions[split.rows[part]].write_parquet(partial / f"{part}.parquet")
+    np.savez(partial / "split.npz", **split.arrays())  # type: ignore[arg-type]
     meta = {
         "data_fingerprint": fingerprint(frames.interactions),
-        "split_fingerprint": digest.hexdigest()[:16],
+        "split_fingerprint": _digest(rule, split),
         "tables_fingerprint": fingerprint(frames.users, frames.items),
         "split": split.report,
         "users": len(frames.users),
@@ -111,15 +109,19 @@ def _write(folder: Path, frames: Frames, rule: SplitRule) -> None:
     partial.replace(folder)
 
 
+def _digest(rule: SplitRule, split: Split) -> str:
+    digest = hashlib.sha256(json.dumps(rule.identity(), sort_keys=True).encode())
+    for name, array in sorted(split.arrays().items()):
+        digest.update(name.encode() + array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def load_prepared(folder: Path) -> Prepared:
     """Open a prepared folder; tables stay on disk, memory-mapped."""
     from datasets import load_from_disk
 
     meta = json.loads((folder / "meta.json").read_text())
     with np.load(folder / "split.npz") as arrays:
-        users = {part: arrays[f"{part}_users"] for part in PARTS}
-        items = {part: arrays[f"{part}_items"] for part in PARTS}
-        candidates = {part: arrays[f"{part}_candidates"] for part in PARTS[1:]}
+        split = Split.of(arrays, meta["split"])
     tables = Tables(*(load_from_disk(str(folder / name)) for name in ("interactions", "users", "items")))
-    split = Split(users, items, candidates, meta["split"])
     return Prepared(tables, split, meta["data_fingerprint"], meta["split_fingerprint"], meta["tables_fingerprint"])

@@ -1,203 +1,70 @@
-"""Splits: which interactions train, select and test, and who is ranked against whom.
-
-Every split is a small class whose fields are its whole rule. Calling it labels each interaction; `make_split` then
-applies what all splits share: users without training interactions are dropped from valid and test, the cold-item rule
-decides what happens to items without any, and the report counts what was lost and how much the future leaks.
-"""
+"""The rows of each part of a split, who is asked what, and who is ranked against whom."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from factorlm.data.report import split_report
+from factorlm.data.rules import NO_PART, PARTS, TRAIN, VALID, Indices, Mask, SplitRule, Target, positions
 from factorlm.errors import UserError
-
-TRAIN, VALID, TEST = 0, 1, 2
-PARTS = ("train", "valid", "test")
-Labels = npt.NDArray[np.int8]
-Indices = npt.NDArray[np.int64]
-
-
-class SplitRule(Protocol):
-    """A rule that assigns each interaction to a part."""
-
-    def __call__(self, interactions: pl.DataFrame) -> Labels:
-        """Label each row of ``interactions`` (columns of `Tables`, in source order) with TRAIN, VALID or TEST."""
-        ...
-
-    @property
-    def candidates(self) -> Literal["train", "all", "part"]:
-        """Which items are ranked: seen in training, the whole catalogue, or those of the evaluated part."""
-        ...
-
-
-@dataclass(frozen=True)
-class _ColdAware:
-    """What the splits over interactions share: ``cold`` says what happens to items without training interactions."""
-
-    cold: Literal["drop", "keep"]
-
-    def __post_init__(self) -> None:
-        if self.cold not in ("drop", "keep"):
-            raise UserError(f"split.cold={self.cold!r}: it must be drop or keep")
-        _require_shares(getattr(self, "valid", 0.1), getattr(self, "test", 0.1))
-
-    @property
-    def candidates(self) -> Literal["train", "all"]:
-        return "train" if self.cold == "drop" else "all"
-
-
-@dataclass(frozen=True)
-class UserTime(_ColdAware):
-    """Each user's earliest interactions train, the next select, the latest test. Leaks the future across users.
-
-    Args:
-        valid, test: share of each user's interactions; the counts are rounded so that training gets the fewest.
-        cold: ``drop`` valid and test interactions with items unseen in training, or ``keep`` and rank all items.
-    """
-
-    valid: float
-    test: float
-
-    def __call__(self, interactions: pl.DataFrame) -> Labels:
-        position, size = _positions(interactions)
-        first_valid = np.floor(size * round(1 - self.valid - self.test, 9))
-        first_test = np.floor(size * round(1 - self.test, 9))
-        labels: Labels = ((position >= first_valid) + (position >= first_test).astype(np.int8)).astype(np.int8)
-        return labels
-
-
-@dataclass(frozen=True)
-class GlobalTime(_ColdAware):
-    """The earliest interactions of all users train, the next select, the latest test: nothing leaks.
-
-    Args:
-        valid, test: share of all interactions.
-        cold: ``drop`` valid and test interactions with items unseen in training, or ``keep`` and rank all items.
-    """
-
-    valid: float
-    test: float
-
-    def __call__(self, interactions: pl.DataFrame) -> Labels:
-        size = len(interactions)
-        order = interactions.with_row_index("row").sort("timestamp", "row")["row"].to_numpy()
-        labels = np.zeros(size, np.int8)
-        labels[order[int(size * round(1 - self.valid - self.test, 9)) :]] = VALID
-        labels[order[int(size * round(1 - self.test, 9)) :]] = TEST
-        return labels
-
-
-@dataclass(frozen=True)
-class LeaveOneOut(_ColdAware):
-    """Each user's last interaction tests and the one before selects; users with fewer than three only train.
-
-    Args:
-        cold: ``drop`` valid and test interactions with items unseen in training, or ``keep`` and rank all items.
-    """
-
-    def __call__(self, interactions: pl.DataFrame) -> Labels:
-        position, size = _positions(interactions)
-        enough = size >= 3
-        labels = np.zeros(len(interactions), np.int8)
-        labels[enough & (position == size - 2)] = VALID
-        labels[enough & (position == size - 1)] = TEST
-        return labels
-
-
-@dataclass(frozen=True)
-class Random(_ColdAware):
-    """Interactions are assigned at random, blind to time.
-
-    Args:
-        valid, test: share of all interactions.
-        seed: of the assignment; it belongs to the protocol, not to the run.
-        cold: ``drop`` valid and test interactions with items unseen in training, or ``keep`` and rank all items.
-    """
-
-    valid: float
-    test: float
-    seed: int
-
-    def __call__(self, interactions: pl.DataFrame) -> Labels:
-        return _assign(len(interactions), self.valid, self.test, self.seed)
-
-
-@dataclass(frozen=True)
-class ColdItem:
-    """Items are assigned at random with all their interactions; each part ranks its own items, all of them unseen.
-
-    Args:
-        valid, test: share of the items that have interactions.
-        seed: of the assignment; it belongs to the protocol, not to the run.
-    """
-
-    valid: float
-    test: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        _require_shares(self.valid, self.test)
-
-    @property
-    def candidates(self) -> Literal["part"]:
-        return "part"
-
-    def __call__(self, interactions: pl.DataFrame) -> Labels:
-        items = interactions["item_id"].unique().sort()
-        labels = pl.DataFrame({"item_id": items, "part": _assign(len(items), self.valid, self.test, self.seed)})
-        part: Labels = interactions.join(labels, on="item_id", how="left", maintain_order="left")["part"].to_numpy()
-        return part
-
-
-def _require_shares(valid: float, test: float) -> None:
-    for name, share in (("valid", valid), ("test", test)):
-        if not 0 < share < 0.5:
-            raise UserError(f"split.{name}={share}: it must lie between 0 and 0.5")
-
-
-def _assign(size: int, valid: float, test: float, seed: int) -> Labels:
-    order = np.random.default_rng(seed).permutation(size)
-    labels = np.zeros(size, np.int8)
-    num_valid, num_test = round(size * valid), round(size * test)
-    labels[order[:num_test]] = TEST
-    labels[order[num_test : num_test + num_valid]] = VALID
-    return labels
-
-
-def _positions(interactions: pl.DataFrame) -> tuple[Indices, Indices]:
-    """Position of each interaction in its user's history, by time then row, and the history's length."""
-    ordered = interactions.with_row_index("row").sort("user_id", "timestamp", "row")
-    ordered = ordered.select(
-        "row", position=pl.int_range(pl.len()).over("user_id"), size=pl.len().over("user_id").cast(pl.Int64)
-    ).sort("row")
-    return ordered["position"].to_numpy(), ordered["size"].to_numpy()
 
 
 @dataclass(frozen=True)
 class Split:
-    """Interactions of each part as index pairs, who is ranked in each, and what the rule cost.
+    """Interactions of each part, the questions they answer, and what the rule cost.
+
+    Rows keep the order of the source. With the target rule ``all`` a question is a user with all rows of the part; with
+    the others each row of valid and test is the target of its own question.
 
     Attributes:
-        users, items: ``{part: [n] indices}`` into the users and items tables.
-        candidates: ``{part: [m] sorted item indices}`` for valid and test.
-        report: counts, tied times, leakage and what was dropped.
+        rows: ``{part: [n] int64}`` row numbers in the interactions table.
+        users, items: ``{part: [n] int64}`` indices into the users and items tables.
+        values: ``{part: [n] float32}`` value of the source, 1 where it has none.
+        labels: ``{part: [n] bool}`` whether the interaction is a positive.
+        queries: ``{part: [n] int64}`` question that each row answers, 0..Q-1; for valid and test, as all below.
+        query_users: ``{part: [Q] int64}`` user of each question, ascending by user, then time.
+        passed: ``{part: ([m] question, [m] item)}``, int64: what the user had before the target of the question, in
+            the same part or, not asked, in an earlier one; these items are no candidates of the question.
+        candidates: ``{part: [c] int64}`` sorted item indices.
+        report: counts, tied times, leakage, and what was dropped and why.
     """
 
+    rows: dict[str, Indices]
     users: dict[str, Indices]
     items: dict[str, Indices]
+    values: dict[str, npt.NDArray[np.float32]]
+    labels: dict[str, Mask]
+    queries: dict[str, Indices]
+    query_users: dict[str, Indices]
+    passed: dict[str, tuple[Indices, Indices]]
     candidates: dict[str, Indices]
-    report: dict[str, object]
+    report: dict[str, Any]
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All but the report, by ``part_attribute``; the two of ``passed`` are stacked to [2, m]."""
+        named = {name: content for name, content in vars(self).items() if name != "report"}
+        return {f"{part}_{name}": np.asarray(array) for name, parts in named.items() for part, array in parts.items()}
+
+    @staticmethod
+    def of(arrays: Mapping[str, npt.NDArray[Any]], report: dict[str, Any]) -> Split:
+        """The inverse of `arrays`."""
+        named: dict[str, dict[str, Any]] = {}
+        for key, array in arrays.items():
+            part, _, name = key.partition("_")
+            named.setdefault(name, {})[part] = (array[0], array[1]) if name == "passed" else array
+        return Split(**named, report=report)
 
 
 def make_split(
     rule: SplitRule, interactions: pl.DataFrame, user_index: Indices, item_index: Indices, num_items: int
 ) -> Split:
-    """Apply a rule and everything splits share.
+    """Apply a rule: the core first, then the parts, then what becomes of cold rows, then what is asked.
 
     Args:
         rule: the split.
@@ -208,41 +75,112 @@ def make_split(
     Raises:
         UserError: a part is empty.
     """
-    labels = rule(interactions)
-    train = labels == TRAIN
-    warm_user = np.isin(user_index, user_index[train])
-    warm_item = np.isin(item_index, item_index[train])
-    keep = train | (warm_user & (warm_item if rule.candidates == "train" else True))
-    users = {part: user_index[keep & (labels == code)] for code, part in enumerate(PARTS)}
-    items = {part: item_index[keep & (labels == code)] for code, part in enumerate(PARTS)}
-    for part in PARTS:
-        if not len(users[part]):
+    core = k_core(user_index, item_index, interactions["label"].to_numpy(), rule.min_user, rule.min_item)
+    if not core.any():
+        raise UserError(f"split.min_user={rule.min_user}, split.min_item={rule.min_item} leave no row: lower them")
+    parts = np.full(len(interactions), NO_PART, np.int8)
+    parts[core] = rule(interactions, core)
+    log = interactions.select("timestamp", "value", "label", row=pl.int_range(pl.len())).with_columns(
+        user=pl.Series(user_index), item=pl.Series(item_index), part=pl.Series(parts), core=pl.Series(core),
+        position=pl.Series(positions(interactions)[0]),
+    )  # fmt: skip
+    log = _with_fates(log, rule)
+    kept = {part: log.filter(pl.col("fate") == "kept", pl.col("part") == code) for code, part in enumerate(PARTS)}
+    for part, rows in kept.items():
+        if rows.is_empty():
             raise UserError(f"split {rule} leaves no {part} interaction out of {len(interactions)}: take another split")
-    candidates = {}
+    queries, query_users, passed, candidates = {}, {}, {}, {}
+    catalogue = _catalogue(item_index, core, num_items, rule.min_item)
     for part in PARTS[1:]:
-        seen = {"train": items["train"], "all": np.arange(num_items), "part": items[part]}[rule.candidates]
-        candidates[part] = np.unique(seen).astype(np.int64)
-    return Split(users, items, candidates, _report(rule, interactions, labels, keep, users, items))
+        queries[part], query_users[part] = _questions(kept[part], rule.target)
+        passed[part] = _passed(log, kept[part].with_columns(query=queries[part]), rule.target)
+        ranked = {"train": _array(kept["train"], "item"), "all": catalogue, "part": _array(kept[part], "item")}
+        candidates[part] = np.unique(ranked[rule.candidates])
+    columns = {"rows": "row", "users": "user", "items": "item", "values": "value", "labels": "label"}
+    return Split(
+        **{name: {part: _array(rows, column) for part, rows in kept.items()} for name, column in columns.items()},
+        queries=queries,
+        query_users=query_users,
+        passed=passed,
+        candidates=candidates,
+        report=split_report(rule, log, {part: len(users) for part, users in query_users.items()}),
+    )
 
 
-def _report(
-    rule: SplitRule,
-    interactions: pl.DataFrame,
-    labels: Labels,
-    keep: npt.NDArray[np.bool_],
-    users: dict[str, Indices],
-    items: dict[str, Indices],
-) -> dict[str, object]:
-    time = interactions["timestamp"].to_numpy()
-    tied = interactions.select(pl.struct("user_id", "timestamp").is_duplicated().mean()).item()
-    test = keep & (labels == TEST)
-    return {
-        "rule": {"name": type(rule).__name__, **asdict(rule)},  # type: ignore[call-overload]
-        "rows": {part: len(users[part]) for part in PARTS},
-        "users": {part: len(np.unique(users[part])) for part in PARTS},
-        "items": {part: len(np.unique(items[part])) for part in PARTS},
-        "dropped": {part: int((~keep & (labels == code)).sum()) for code, part in enumerate(PARTS)},
-        "tied_timestamps": round(float(tied), 4),
-        # share of training interactions later than the first test interaction
-        "leakage": round(float((time[labels == TRAIN] > time[test].min()).mean()), 4),
-    }
+def k_core(users: Indices, items: Indices, labels: Mask, min_user: int, min_item: int) -> Mask:
+    """Rows left when users and items with too few positives are removed, again and again: [n].
+
+    Args:
+        users, items: [n] indices.
+        labels: [n] which rows are positives; only these count, and all rows of a removed user or item go.
+        min_user, min_item: positives that a user and an item need.
+    """
+    core = np.ones(len(users), np.bool_)
+    while True:
+        smaller = core.copy()
+        for ids, least in ((users, min_user), (items, min_item)):
+            smaller &= np.bincount(ids[core & labels], minlength=ids.max() + 1)[ids] >= least
+        if smaller.sum() == core.sum():
+            return core
+        core = smaller
+
+
+def _catalogue(items: Indices, core: Mask, num_items: int, min_item: int) -> Indices:
+    """All items but those that the core left out."""
+    inside = np.bincount(items[core], minlength=num_items) > 0
+    untouched = np.bincount(items, minlength=num_items) == 0
+    return np.flatnonzero(inside | (untouched & (min_item == 0)))
+
+
+def _with_fates(log: pl.DataFrame, rule: SplitRule) -> pl.DataFrame:
+    """Add ``new_user`` and ``new_item``, whether training lacks them, and ``fate``: kept, or why not."""
+    train = log.filter(pl.col("part") == TRAIN)
+    held_out = pl.col("part") >= VALID
+    log = log.with_columns(
+        new_user=~pl.col("user").is_in(train["user"].unique().implode()),
+        new_item=~pl.col("item").is_in(train["item"].unique().implode()),
+    )
+    log = log.with_columns(
+        fate=pl.when(~pl.col("core")).then(pl.lit("core"))
+        .when(pl.col("part") == NO_PART).then(pl.lit("unlisted"))
+        .when(held_out & pl.col("new_user") & (rule.cold_users == "drop")).then(pl.lit("cold_user"))
+        .when(held_out & pl.col("new_item") & (rule.cold_items == "drop")).then(pl.lit("cold_item"))
+        .otherwise(pl.lit("kept"))
+    )  # fmt: skip
+    if rule.target not in ("last", "first"):
+        return log
+    position = pl.col("position").max() if rule.target == "last" else pl.col("position").min()
+    target = pl.col("position") == position.over("user", "part", "fate")
+    return log.with_columns(
+        fate=pl.when(held_out & (pl.col("fate") == "kept") & ~target)
+        .then(pl.lit("not_asked"))
+        .otherwise(pl.col("fate"))
+    )
+
+
+def _questions(rows: pl.DataFrame, target: Target) -> tuple[Indices, Indices]:
+    """Question of each row [n] and user of each question [Q]."""
+    users = _array(rows, "user")
+    if target == "all":
+        asked, queries = np.unique(users, return_inverse=True)
+        return queries.astype(np.int64), asked
+    order = np.lexsort((_array(rows, "position"), users))
+    return np.argsort(order), users[order]
+
+
+def _passed(log: pl.DataFrame, targets: pl.DataFrame, target: Target) -> tuple[Indices, Indices]:
+    """Question and item [m] of what users had before a target, in its part or, not asked, in an earlier one."""
+    if target == "all":
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    had = log.filter(pl.col("part") >= VALID, pl.col("fate").is_in(["kept", "not_asked"]))
+    pairs = targets.join(had, on="user", suffix="_had").filter(
+        pl.col("position_had") < pl.col("position"),
+        (pl.col("part_had") == pl.col("part")) | (pl.col("fate_had") == "not_asked"),
+        pl.col("item_had") != pl.col("item"),
+    )
+    pairs = pairs.select("query", "item_had").unique().sort("query", "item_had")
+    return _array(pairs, "query"), _array(pairs, "item_had")
+
+
+def _array(rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
+    return rows[column].to_numpy(writable=True)

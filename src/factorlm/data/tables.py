@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import polars as pl
 
@@ -13,14 +13,17 @@ from factorlm.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+Negatives = Literal["drop", "keep"]
+
 
 @dataclass(frozen=True)
 class Tables:
     """Interactions, users and items of one dataset, held as memory-mapped Arrow.
 
     Attributes:
-        interactions: ``user_id, item_id`` (both int64 or string), ``timestamp`` (int64, seconds since 1970) and
-            ``value`` (float32, 1.0 where the source has none), one row per user-item pair, in the order of the source.
+        interactions: ``user_id, item_id`` (both int64 or string), ``timestamp`` (int64, seconds since 1970),
+            ``value`` (float32, 1.0 where the source has none) and ``label`` (whether it is a positive), in the order
+            of the source. Without negatives a user-item pair has one row.
         users: ``user_id`` and any columns, one row per user, sorted by id. The row number is the user's index.
         items: ``item_id`` and any columns, one row per item, sorted by id. The row number is the item's index.
     """
@@ -60,27 +63,33 @@ def canonical(
     items: pl.DataFrame | None,
     *,
     min_value: float | None,
+    negatives: Negatives,
     text: str | None,
     source: str,
 ) -> Frames:
-    """Check the columns of a source, keep the positive interactions and complete the users and items tables.
+    """Check the columns of a source, label the interactions and complete the users and items tables.
 
     Args:
         interactions: columns ``user_id, item_id, timestamp`` and, optionally, ``value``.
         users: column ``user_id`` and any others, or None.
         items: column ``item_id`` and any others, or None.
-        min_value: interactions with a smaller value are not positives and are dropped; None keeps all.
+        min_value: interactions with a smaller value are negatives. None: there are none, or, where they are kept,
+            values are 0 and 1 and are the labels.
+        negatives: ``drop`` them, and all but the first of repeated pairs, or ``keep`` all rows.
         text: template over the item columns, such as ``"{title} ({year})"``; it becomes the column ``text``.
         source: file or dataset name for messages.
 
     Raises:
-        UserError: ids or times missing, duplicate rows, nothing left, or a template column that does not exist.
+        UserError: ids or times missing, duplicate rows, no positives or labels, or an unknown template column.
     """
     if interactions.is_empty():
         raise UserError(f"{source} has no rows: give a file with at least one interaction")
+    if negatives not in get_args(Negatives):
+        raise UserError(f"dataset.negatives={negatives!r}: it must be one of {', '.join(get_args(Negatives))}")
     if "value" not in interactions.columns:
-        if min_value is not None:
-            raise UserError(f"dataset.min_value={min_value:g} needs a value column, and {source} has none")
+        for key, needs in ((f"min_value={min_value}", min_value is not None), ("negatives=keep", negatives == "keep")):
+            if needs:
+                raise UserError(f"dataset.{key} needs a value column, and {source} has none")
         interactions = interactions.with_columns(value=pl.lit(1.0))
     interactions = interactions.select(
         _id(interactions, "user_id"),
@@ -97,17 +106,18 @@ def canonical(
     duplicates = pl.struct("user_id", "item_id", "timestamp").is_duplicated()
     _refuse(interactions, duplicates, "a duplicate user, item and time", source)
     catalogue = interactions
-    if min_value is not None:
-        interactions = interactions.filter(pl.col("value") >= min_value)
-        if interactions.is_empty():
-            raise UserError(f"dataset.min_value={min_value:g} leaves no interaction of {source}: lower it")
-    interactions = (  # a repeated pair counts once, at its first time
-        interactions.with_row_index("row")
-        .sort("timestamp", "row")
-        .unique(["user_id", "item_id"], keep="first", maintain_order=True)
-        .sort("row")
-        .drop("row")
-    )
+    interactions = interactions.with_columns(label=_label(interactions, min_value, negatives, source))
+    if not interactions["label"].any():
+        raise UserError(f"dataset.min_value={min_value} leaves no positive interaction of {source}: lower it")
+    if negatives == "drop":
+        interactions = (  # a repeated pair counts once, at its first time
+            interactions.with_row_index("row")
+            .filter("label")
+            .sort("timestamp", "row")
+            .unique(["user_id", "item_id"], keep="first", maintain_order=True)
+            .sort("row")
+            .drop("row")
+        )
     users = _complete(users, catalogue, "user_id", source)
     items = _complete(items, catalogue, "item_id", source)
     if text is not None:
@@ -117,6 +127,19 @@ def canonical(
 
 def _id(table: pl.DataFrame, column: str) -> pl.Expr:
     return pl.col(column).cast(pl.Int64 if table.schema[column].is_integer() else pl.String)
+
+
+def _label(table: pl.DataFrame, min_value: float | None, negatives: Negatives, source: str) -> pl.Expr:
+    if min_value is not None:
+        return pl.col("value") >= min_value
+    if negatives == "drop":
+        return pl.lit(True)
+    other = table["value"].filter(~table["value"].is_in([0.0, 1.0]))
+    if len(other):
+        raise UserError(
+            f"dataset.negatives=keep: {source} has values other than 0 and 1 ({other[0]}): set dataset.min_value"
+        )
+    return pl.col("value") == 1
 
 
 def _refuse(table: pl.DataFrame, condition: pl.Expr, what: str, source: str) -> None:

@@ -1,10 +1,10 @@
-"""Rank every candidate for every held-out user. Shapes: U users, N candidates, P positives, E exclusions."""
+"""Rank candidates for every question of a part. Shapes: Q questions, V users, N candidates, P positives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,167 +13,322 @@ import torch
 from torch import Tensor
 
 from factorlm.data.prepared import Prepared
-from factorlm.data.splits import PARTS
-from factorlm.metrics.ranking import RankingMetrics
+from factorlm.data.rules import PARTS
+from factorlm.data.tables import frame
+from factorlm.errors import UserError
+from factorlm.evaluation.base import Catalogue, Evaluation, Scorer, share, user_table, with_values
+from factorlm.evaluation.candidates import Candidates, Pairs, Questions
+from factorlm.metrics.ranking import BeyondMetrics, RankingMetrics
+from factorlm.metrics.ranks import top_scores
 
-Catalogue = Callable[[Tensor], Tensor]
-
-
-class Scorer(Protocol):
-    """Anything that scores users against fixed candidates: a `Recommender` or a baseline."""
-
-    def catalogue(self, items: Tensor) -> Catalogue:
-        """Fix the candidates [N]; the result maps user indices [U] to scores [U, N]."""
-        ...
+HEAD = 0.2  # share of training items, the most popular, that are the head
+MAX_SLICES = 30
 
 
-class UserBatch(NamedTuple):
-    """Users [U] with the positions of their positives [P] and exclusions [E] in the score matrix."""
+class QueryBatch(NamedTuple):
+    """U questions and where in their score matrix [U, N] the positives [P], exclusions and listed candidates are.
 
+    Attributes:
+        queries, places: [U] number of each question, and place of its user among the task's.
+        users: [U] user index.
+        rows, columns, items, grades: [P] row, column (-1: no candidate), item index and value of each positive.
+        excluded, listed: (rows, columns); ``listed`` empty: all that are not excluded.
+    """
+
+    queries: Tensor
+    places: Tensor
     users: Tensor
     rows: Tensor
     columns: Tensor
-    excluded_rows: Tensor
-    excluded_columns: Tensor
+    items: Tensor
+    grades: Tensor
+    excluded: tuple[Tensor, Tensor]
+    listed: tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class RankingTask:
-    """One part of a split as a ranking problem.
+    """One part of a split as a ranking problem; pairs are sorted by question.
 
     Attributes:
-        candidates: [N] item indices ranked for every user.
-        users: [U] user indices in ascending order.
-        positives, excluded: pairs (row into ``users``, column into ``candidates``), sorted by row.
+        candidates: [N] item indices.
+        users: [V] indices of the evaluated users, ascending.
+        places: [Q] place of each question's user in ``users``.
+        positives: [P] question, column, item, value.
+        excluded, listed: (question, column); one of them is empty.
+        suffix: of metric names.
     """
 
     candidates: Tensor
     users: Tensor
-    positives: tuple[Tensor, Tensor]
+    places: Tensor
+    positives: tuple[Tensor, Tensor, Tensor, Tensor]
     excluded: tuple[Tensor, Tensor]
+    listed: tuple[Tensor, Tensor]
+    suffix: str
 
-    def batches(self, size: int) -> Iterator[UserBatch]:
-        """Yield the users in batches of ``size``."""
-        for start in range(0, len(self.users), size):
-            users = self.users[start : start + size]
-            rows, columns = _between(self.positives, start, start + size)
-            excluded_rows, excluded_columns = _between(self.excluded, start, start + size)
-            yield UserBatch(users, rows, columns, excluded_rows, excluded_columns)
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def batches(self, size: int) -> Iterator[QueryBatch]:
+        """Yield the questions in batches of ``size``; in a process group, each process yields its share."""
+        for start in share(len(self.places), size):
+            queries = torch.arange(start, min(start + size, len(self.places)))
+            places = self.places[queries]
+            rows, columns, items, grades = _between(self.positives, start, start + size)
+            excluded, listed = (_between(pairs, start, start + size) for pairs in (self.excluded, self.listed))
+            yield QueryBatch(
+                queries, places, self.users[places], rows, columns, items, grades,
+                (excluded[0], excluded[1]), (listed[0], listed[1]),
+            )  # fmt: skip
 
 
-def ranking_task(prepared: Prepared, part: str, warm: bool | None = None) -> RankingTask:
-    """The ranking problem of a part.
+def ranking_task(prepared: Prepared, part: str, rule: Candidates) -> RankingTask:
+    """The ranking problem of a part, ``valid`` or ``test``.
 
-    Items a user has in an earlier part are excluded: ``train`` for valid, ``train+valid`` for test.
+    Items a user has in an earlier part, or had in the same part before what is asked, are excluded.
 
-    Args:
-        prepared: data and split.
-        part: ``valid`` or ``test``.
-        warm: only positives whose item occurs in training (True), or does not (False); None: all.
+    Raises:
+        UserError: the data hold rows that are no positives, or the candidates cannot be read.
     """
     split = prepared.split
-    users, items = split.users[part], split.items[part]
-    if warm is not None:
-        chosen = prepared.in_train["item"][items] == warm
-        users, items = users[chosen], items[chosen]
-    candidates, people = split.candidates[part], np.unique(users)
+    if not all(split.labels[name].all() for name in PARTS):
+        raise UserError("dataset.negatives=keep is for task=pointwise: rank with dataset.negatives=drop")
+    asked = split.query_users[part]
     earlier = PARTS[: PARTS.index(part)]
-    seen_users = np.concatenate([split.users[name] for name in earlier])
-    seen_items = np.concatenate([split.items[name] for name in earlier])
-    relevant = np.isin(seen_users, people) & np.isin(seen_items, candidates)
+    candidates = split.candidates[part]
+    positives = split.queries[part], split.items[part]
+    before = _joined(_of_users(prepared, earlier, asked), split.passed[part])
+    ids = prepared.frames["user"]["user_id"], prepared.frames["item"]["item_id"]
+
+    def known() -> Pairs:
+        had = frame(prepared.tables.interactions).select("user_id", "item_id").unique()
+        queries = pl.DataFrame({"user_id": ids[0].gather(pl.Series(asked)), "query": np.arange(len(asked))})
+        items = pl.DataFrame({"item_id": ids[1], "item": np.arange(len(ids[1]))})
+        pairs = queries.join(had, on="user_id").join(items, on="item_id").sort("query", "item")
+        return pairs["query"].to_numpy(), pairs["item"].to_numpy()
+
+    chosen = rule.choose(Questions(asked, known, positives, candidates, *ids))
+    if chosen is not None:
+        candidates, before = np.unique(chosen[1]), (before[0][:0], before[1][:0])
+    users, places = np.unique(asked, return_inverse=True)
+    columns = _columns(candidates, positives[1])
+    if chosen is not None:
+        size = len(candidates)
+        listed = np.isin(positives[0] * size + columns, chosen[0] * size + _columns(candidates, chosen[1]))
+        columns = np.where(listed, columns, -1)
+    order = np.lexsort((positives[1], positives[0]))
+    values = split.values[part]
     return RankingTask(
-        torch.from_numpy(candidates),
-        torch.from_numpy(people),
-        _positions(people, candidates, users, items),
-        _positions(people, candidates, seen_users[relevant], seen_items[relevant]),
+        candidates=torch.from_numpy(candidates),
+        users=torch.from_numpy(users),
+        places=torch.from_numpy(places),
+        positives=(
+            torch.from_numpy(positives[0][order]),
+            torch.from_numpy(columns[order]),
+            torch.from_numpy(positives[1][order]),
+            torch.from_numpy(values[order]),
+        ),
+        excluded=_pairs(candidates, before),
+        listed=_pairs(candidates, chosen if chosen is not None else (before[0][:0], before[1][:0])),
+        suffix=rule.suffix,
     )
 
 
-def _positions(
-    people: npt.NDArray[np.int64],
-    candidates: npt.NDArray[np.int64],
-    users: npt.NDArray[np.int64],
-    items: npt.NDArray[np.int64],
-) -> tuple[Tensor, Tensor]:
-    rows, columns = np.searchsorted(people, users), np.searchsorted(candidates, items)
-    order = np.lexsort((columns, rows))
-    return torch.from_numpy(rows[order]), torch.from_numpy(columns[order])
+def _of_users(prepared: Prepared, parts: tuple[str, ...], asked: npt.NDArray[np.int64]) -> Pairs:
+    """Pairs of question and item: what the user of each question has in some parts."""
+    split = prepared.split
+    had = pl.DataFrame({
+        "user": np.concatenate([split.users[part] for part in parts]),
+        "item": np.concatenate([split.items[part] for part in parts]),
+    })  # fmt: skip
+    pairs = pl.DataFrame({"user": asked, "query": np.arange(len(asked))}).join(had.unique(), on="user")
+    return pairs["query"].to_numpy(), pairs["item"].to_numpy()
 
 
-def _between(pairs: tuple[Tensor, Tensor], start: int, end: int) -> tuple[Tensor, Tensor]:
+def _joined(*pairs: Pairs) -> Pairs:
+    return np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs])
+
+
+def _columns(candidates: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Column of each item, -1 where it is no candidate."""
+    place = np.searchsorted(candidates, items).clip(max=len(candidates) - 1)
+    return np.where(candidates[place] == items, place, -1)
+
+
+def _pairs(candidates: npt.NDArray[np.int64], pairs: Pairs) -> tuple[Tensor, Tensor]:
+    columns = _columns(candidates, pairs[1])
+    queries, columns = pairs[0][columns >= 0], columns[columns >= 0]
+    order = np.lexsort((columns, queries))
+    return torch.from_numpy(queries[order]), torch.from_numpy(columns[order])
+
+
+def _between(pairs: tuple[Tensor, ...], start: int, end: int) -> tuple[Tensor, ...]:
     first, last = torch.searchsorted(pairs[0], torch.tensor([start, end])).tolist()
-    return pairs[0][first:last] - start, pairs[1][first:last]
+    return pairs[0][first:last] - start, *(values[first:last] for values in pairs[1:])
 
 
-def batch_scores(catalogue: Catalogue, batch: UserBatch) -> Tensor:
-    """Scores [U, N] of a batch, -inf where excluded."""
-    scores = catalogue(batch.users).float()
-    scores[batch.excluded_rows, batch.excluded_columns] = -torch.inf
+def batch_scores(catalogue: Catalogue, batch: QueryBatch) -> Tensor:
+    """Scores [U, N] of a batch, -inf where a candidate is excluded or not listed."""
+    scores = catalogue.cross(batch.places).float()
+    if len(batch.listed[0]):
+        listed = torch.full_like(scores, -torch.inf)
+        listed[batch.listed] = scores[batch.listed]
+        return listed
+    scores[batch.excluded] = -torch.inf
     return scores
 
 
-@torch.no_grad()
-def evaluate_ranking(
-    scorer: Scorer, prepared: Prepared, part: str, metrics: RankingMetrics, batch_size: int, top: int
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Evaluate a scorer on a part.
+@dataclass(frozen=True)
+class RankingEvaluator:
+    """Evaluate scorers on full or sampled rankings.
 
     Args:
-        scorer: a trained model or baseline.
         prepared: data and split.
-        part: ``valid`` or ``test``.
-        metrics: which metrics; its state is left alone.
-        batch_size: users scored at once.
-        top: recommendations kept for each user.
-
-    Returns:
-        Per-user values (``user_id`` and one column for each metric, where positives are both warm and cold also for
-        each slice, as in ``ndcg@10/cold``) and recommendations (``user_id, rank, item_id, score``).
+        metrics: which metrics, and cut-offs.
+        candidates: who is ranked.
+        batch_size: questions scored at once; it bounds memory and changes no value.
+        top: recommendations kept for each question.
     """
-    task = ranking_task(prepared, part)
-    catalogue = scorer.catalogue(task.candidates)
-    user_ids = prepared.frames["user"]["user_id"]
-    item_ids = prepared.frames["item"]["item_id"].gather(pl.Series(task.candidates.numpy()))
-    recommended = []
-    collected = _fresh(metrics)
-    for batch in task.batches(batch_size):
-        scores = batch_scores(catalogue, batch)
-        collected.update(batch.users, scores, batch.rows, batch.columns)
-        best, columns = scores.topk(min(top, scores.shape[1]), 1)
-        ranks = torch.arange(1, best.shape[1] + 1).repeat(len(best))
-        recommended.append(
-            pl.DataFrame(
-                {
-                    "user_id": user_ids.gather(pl.Series(batch.users.repeat_interleave(best.shape[1]).numpy())),
-                    "rank": ranks.numpy(),
-                    "item_id": item_ids.gather(pl.Series(columns.flatten().numpy())),
+
+    prepared: Prepared
+    metrics: RankingMetrics
+    candidates: Candidates
+    batch_size: int
+    top: int
+
+    @property
+    def names(self) -> list[str]:
+        """Metrics by which weights can be selected."""
+        return self.metrics.names
+
+    @property
+    def suffix(self) -> str:
+        """What follows the names of metrics: ``/uni100`` for sampled candidates."""
+        return self.candidates.suffix
+
+    def protocol(self) -> dict[str, str]:
+        """What this evaluation adds to the protocol."""
+        return {
+            "candidates": self.candidates.identity(),
+            "exclusion": "valid: train; test: train+valid; and what was passed before the target",
+        }
+
+    def task(self, part: str) -> RankingTask:
+        """The ranking problem of a part."""
+        return ranking_task(self.prepared, part, self.candidates)
+
+    def check(self) -> None:
+        """Refuse before training what could not be evaluated after it.
+
+        Raises:
+            UserError: as in `ranking_task`, ``metrics.diversity`` or ``metrics.slices`` is no column that fits, or a
+                rating is above ``metrics.max_grade``.
+        """
+        for part in PARTS[1:]:
+            task = self.task(part)
+            self.metrics.check_grades(task.positives[3])
+            self._item_statistics(task.candidates)
+            self._slices(task.positives[2])
+
+    @torch.no_grad()
+    def evaluate(self, scorer: Scorer, part: str) -> Evaluation:
+        """Accuracy, beyond-accuracy and sliced metrics of a scorer on a part.
+
+        Slices count the positives of some items only: ``/warm`` and ``/cold`` (with or without training interactions),
+        ``/head`` and ``/tail`` (the most popular fifth of training items, and the others), and each value of the item
+        columns in ``metrics.slices``, of which an item may have several. All candidates stay.
+        """
+        task = self.task(part)
+        catalogue = scorer.catalogue(task.users, task.candidates)
+        popularity, features = self._item_statistics(task.candidates)
+        whole = self.fresh()
+        beyond = BeyondMetrics(self.metrics.ks, task.candidates, popularity, features)
+        slices = self._slices(task.positives[2])
+        sliced = {name: self.fresh() for name in slices}
+        frames = self.prepared.frames
+        item_ids = frames["item"]["item_id"].gather(pl.Series(task.candidates.numpy()))
+        recommended = []
+        for batch in task.batches(self.batch_size):
+            scores = batch_scores(catalogue, batch)
+            top = top_scores(scores, max(self.top, *self.metrics.ks) + 1)  # one more shows where a tie goes on
+            whole.update(batch.queries, batch.users, scores, batch.rows, batch.columns, batch.grades, top)
+            beyond.update(batch.queries, batch.users, scores, top)
+            for name, chosen in slices.items():
+                inside = chosen[batch.items]
+                positives = batch.rows[inside], batch.columns[inside], batch.grades[inside]
+                sliced[name].update(batch.queries, batch.users, scores, *positives, top)
+            best = top.values[:, : self.top]
+            recommended.append(
+                pl.DataFrame({
+                    "query": batch.queries.repeat_interleave(best.shape[1]).numpy(),
+                    "user_id": frames["user"]["user_id"].gather(
+                        pl.Series(batch.users.repeat_interleave(best.shape[1]).numpy())
+                    ),
+                    "rank": torch.arange(1, best.shape[1] + 1).repeat(len(best)).numpy(),
+                    "item_id": item_ids.gather(pl.Series(top.columns[:, : self.top].flatten().numpy())),
                     "score": best.flatten().numpy(),
-                }
-            ).filter(pl.col("score").is_finite())
-        )
-    per_user = _table(collected, user_ids, "")
-    for name, warm in (("warm", True), ("cold", False)):
-        sliced = ranking_task(prepared, part, warm)
-        if 0 < len(sliced.positives[0]) < len(task.positives[0]):
-            collected = _fresh(metrics)
-            for batch in sliced.batches(batch_size):
-                collected.update(batch.users, batch_scores(catalogue, batch), batch.rows, batch.columns)
-            per_user = per_user.join(_table(collected, user_ids, f"/{name}"), on="user_id", how="left")
-    return per_user, pl.concat(recommended)
+                }).filter(pl.col("score").is_finite())
+            )  # fmt: skip
+        values: dict[str, float] = {}
+        per_user = user_table(self.prepared, task.users)
+        for metric, suffix in ((whole, ""), (beyond, ""), *((sliced[name], f"/{name}") for name in slices)):
+            values |= {f"{name}{task.suffix}{suffix}": value for name, value in metric.compute().items()}
+            users, table = metric.per_user()
+            columns = {f"{name}{task.suffix}{suffix}": table[:, i] for i, name in enumerate(metric.names)}
+            per_user = with_values(per_user, users, columns)
+        top_lists = pl.concat(recommended)
+        if len(task.places) == len(task.users):  # a user is one question
+            top_lists = top_lists.drop("query")
+        return Evaluation(values, per_user.drop("user"), top_lists, "topk")
 
+    def fresh(self) -> RankingMetrics:
+        """The accuracy metrics, empty."""
+        return RankingMetrics(self.metrics.ks, self.metrics.max_grade)
 
-def _fresh(metrics: RankingMetrics) -> RankingMetrics:
-    return RankingMetrics(metrics.ks)
+    def _item_counts(self) -> npt.NDArray[np.int64]:
+        return np.bincount(self.prepared.split.items["train"], minlength=len(self.prepared.frames["item"]))
 
+    def _item_statistics(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Share of training users who have each candidate (one user added to both counts), and its features."""
+        num_users = len(np.unique(self.prepared.split.users["train"]))
+        popularity = torch.from_numpy((self._item_counts()[candidates.numpy()] + 1) / (num_users + 1))
+        name = self.metrics.diversity
+        if name is None:
+            return popularity, None
+        item, value = self._item_values(name, "metrics.diversity")
+        codes = value.rank("dense").to_numpy().astype(np.int64) - 1
+        features = np.zeros((len(self.prepared.frames["item"]), int(codes.max(initial=0)) + 1), np.float32)
+        features[item.to_numpy(), codes] = 1.0
+        return popularity, torch.nn.functional.normalize(torch.from_numpy(features)[candidates])
 
-def _table(metrics: RankingMetrics, user_ids: pl.Series, suffix: str) -> pl.DataFrame:
-    users, values = metrics.per_user()
-    columns: dict[str, Sequence[float] | pl.Series] = {"user_id": user_ids.gather(pl.Series(users.numpy()))}
-    columns |= {f"{name}{suffix}": pl.Series(values[:, i].numpy()) for i, name in enumerate(metrics.names)}
-    return pl.DataFrame(columns)
+    def _item_values(self, name: str, key: str) -> tuple[pl.Series, pl.Series]:
+        """Items and their values in a column, of which an item may have none or several."""
+        items = self.prepared.frames["item"]
+        if name not in items.columns:
+            raise UserError(f"{key}={name} is not in the items table, which has {', '.join(items.columns)}")
+        pairs = items.select(pl.int_range(pl.len()).alias("item"), pl.col(name).alias("value"))
+        pairs = (pairs.explode("value") if pairs["value"].dtype == pl.List else pairs).drop_nulls()
+        return pairs["item"], pairs["value"]
 
-
-def means(per_user: pl.DataFrame, part: str) -> dict[str, float]:
-    """Mean of each metric over users, as ``{"test/ndcg@10": ...}``."""
-    row = per_user.drop("user_id").mean().row(0, named=True)
-    return {f"{part}/{name}": value for name, value in row.items()}
+    def _slices(self, positives: Tensor) -> Mapping[str, Tensor]:
+        """Items [I] of each slice that holds some positives; a pair of slices is left out if one of it holds all."""
+        counts = self._item_counts()
+        warm = torch.from_numpy(counts > 0)
+        popular = np.argsort(-counts, kind="stable")[: int(np.ceil(HEAD * (counts > 0).sum()))]
+        head = torch.zeros(len(counts), dtype=torch.bool)
+        head[popular] = True
+        halves: dict[str, Tensor] = {"warm": warm, "cold": ~warm, "head": head, "tail": warm & ~head}
+        slices = {name: items for name, items in halves.items() if 0 < items[positives].sum() < len(positives)}
+        for column in self.metrics.slices:
+            item, value = self._item_values(column, "metrics.slices")
+            found = value.unique().sort()
+            if len(found) > MAX_SLICES:
+                raise UserError(
+                    f"metrics.slices: {column} has {len(found)} values, and {MAX_SLICES} are the most: take another"
+                )
+            for one in found:
+                inside = torch.from_numpy(np.isin(np.arange(len(counts)), item.filter(value == one).to_numpy()))
+                if inside[positives].any():
+                    slices[f"{column}={one}"] = inside
+        return slices

@@ -1,4 +1,4 @@
-"""The torchmetrics shell of the ranking metrics: it collects per-user values and means them."""
+"""The torchmetrics shells of the ranking metrics."""
 
 from __future__ import annotations
 
@@ -7,55 +7,122 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from factorlm.errors import UserError
-from factorlm.metrics.ranks import NAMES, positive_ranks, ranking_metrics
+from factorlm.metrics import accuracy, beyond
+from factorlm.metrics.per_user import PerUserMetric
+from factorlm.metrics.ranks import Top
 
 
-class RankingMetrics(Metric):
-    """Per-user precision, recall, F1, NDCG, hit rate and MRR at cut-offs; see `ranking_metrics` for definitions.
-
-    The state is every user's values, not their sums, so that arms can be compared user by user; it is gathered over
-    processes.
+class RankingMetrics(PerUserMetric):
+    """Accuracy of full rankings at cut-offs; `factorlm.metrics.accuracy` defines each.
 
     Args:
         ks: cut-offs.
+        max_grade: highest rating: adds ``rated_ndcg`` and ``err``; None: ratings are ignored.
+        diversity: item column whose values say how alike two items are: adds ``diversity`` to what an evaluation
+            reports; None: it is left out.
+        slices: item columns; an evaluation also reports accuracy for the positives with each of their values.
     """
 
-    full_state_update = False
-    users: list[Tensor]
-    values: list[Tensor]
+    ks: list[int]
+    slices: list[str]
 
-    def __init__(self, ks: Sequence[int], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        ks: Sequence[int],
+        max_grade: float | None = None,
+        diversity: str | None = None,
+        slices: Sequence[str] = (),
+    ) -> None:
         if not ks or min(ks) < 1:
             raise UserError(f"metrics.ks={list(ks)}: give cut-offs of 1 or more")
-        self.ks = [int(k) for k in ks]
-        self.names = [f"{name}@{k}" for k in self.ks for name in NAMES]
-        self.add_state("users", default=[], dist_reduce_fx="cat")
-        self.add_state("values", default=[], dist_reduce_fx="cat")
+        self.ks, self.slices = [int(k) for k in ks], list(slices)
+        super().__init__(accuracy.ranking_names(self.ks, max_grade))
+        self.max_grade = max_grade
+        self.diversity = diversity
 
-    def update(self, users: Tensor, scores: Tensor, rows: Tensor, columns: Tensor) -> None:
-        """Add a batch of users.
+    @property
+    def definitions(self) -> list[str]:
+        """Each name with the version of its definition, as in ``ndcg@10 v1``: a part of the protocol."""
+        return [f"{name} v{accuracy.VERSIONS[name.partition('@')[0]]}" for name in self.names]
+
+    def update(
+        self,
+        queries: Tensor,
+        users: Tensor,
+        scores: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        grades: Tensor | None = None,
+        top: Top | None = None,
+    ) -> None:
+        """Add a batch of U questions.
 
         Args:
-            users: [U] their indices.
+            queries, users: [U] number of each question, and its user.
             scores: [U, N] of the candidates, -inf where excluded.
-            rows, columns: [P] position of each held-out positive in ``scores``.
+            rows, columns: [P] position of each positive in ``scores``; column -1: it is no candidate.
+            grades: [P] ratings of the positives.
+            top: of the scores, at least as deep as the largest cut-off; None: it is found here.
         """
-        metrics = ranking_metrics(positive_ranks(scores, rows, columns), rows, len(users), self.ks)
-        self.users.append(users)
-        self.values.append(torch.stack([metrics[name] for name in self.names], 1))
+        if grades is not None:
+            self.check_grades(grades)
+        values = accuracy.ranking_values(
+            scores, rows, columns, self.ks, max_grade=self.max_grade, grades=grades, top=top
+        )
+        self._add(queries, users, values)
+
+    def check_grades(self, grades: Tensor) -> None:
+        """Refuse ratings [P] above the highest, whose probability to stop would exceed 1.
+
+        Raises:
+            UserError: there is one.
+        """
+        if self.max_grade is not None and len(grades) and grades.max() > self.max_grade:
+            raise UserError(f"metrics.max_grade={self.max_grade:g}: there is a rating of {grades.max():g}; raise it")
+
+
+class BeyondMetrics(PerUserMetric):
+    """What lists are made of, at cut-offs; `factorlm.metrics.beyond` defines each.
+
+    ``novelty``, ``popularity`` and ``diversity`` are means over users; ``coverage`` and ``gini`` belong to all lists
+    together.
+
+    Args:
+        ks: cut-offs.
+        items: [N] number of each candidate.
+        share: [N] of training users who have it, above 0.
+        features: [N, H] of the candidates for ``diversity``, rows of length 1; None: it is left out.
+    """
+
+    exposure: Tensor
+    absence: Tensor
+
+    def __init__(self, ks: Sequence[int], items: Tensor, share: Tensor, features: Tensor | None, **kwargs: Any) -> None:
+        kinds = ("novelty", "popularity", *(("diversity",) if features is not None else ()))
+        super().__init__([f"{name}@{k}" for k in ks for name in kinds], **kwargs)
+        self.ks, self._items, self._share, self._features = list(ks), items, share, features
+        for state in ("exposure", "absence"):
+            zero = torch.zeros(len(self.ks), len(share), dtype=torch.float64)
+            self.add_state(state, default=zero, dist_reduce_fx="sum")
+
+    def update(self, queries: Tensor, users: Tensor, scores: Tensor, top: Top) -> None:
+        """Add a batch of U questions: their numbers, users, ``scores`` [U, N] and the top of them."""
+        values = []
+        for index, k in enumerate(self.ks):
+            lists = beyond.make_lists(scores, top, k, self._items)
+            self.exposure[index] += beyond.exposure(lists)
+            self.absence[index] += beyond.absence(lists)
+            values += [beyond.novelty(lists, self._share), beyond.popularity(lists, self._share)]
+            if self._features is not None:
+                values.append(beyond.diversity(lists, self._features))
+        self._add(queries, users, torch.stack(values, 1))
 
     def compute(self) -> dict[str, float]:
-        """Mean of each metric over the users who have a positive."""
-        means = self.per_user()[1].nanmean(0)
-        return dict(zip(self.names, means.tolist(), strict=True))
-
-    def per_user(self) -> tuple[Tensor, Tensor]:
-        """User indices [U] in ascending order and their values [U, M] in the order of ``names``; NaN: no positive."""
-        users, values = dim_zero_cat(self.users), dim_zero_cat(self.values)
-        order = users.argsort()
-        return users[order], values[order]
+        """Means over users, and ``coverage@k`` and ``gini@k``."""
+        whole = {}
+        for index, k in enumerate(self.ks):
+            whole[f"coverage@{k}"] = float(beyond.coverage(self.absence[index]))
+            whole[f"gini@{k}"] = float(beyond.gini(self.exposure[index]))
+        return super().compute() | whole

@@ -19,3 +19,11 @@ class Objective(Protocol):
     def __call__(self, positive: Tensor, candidates: Tensor) -> Tensor:
         """Mean loss of ``positive`` [B] against ``candidates`` [B, C]; a candidate of score -inf is left out."""
         ...
+
+
+class PointwiseObjective(Protocol):
+    """A loss over labelled rows."""
+
+    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of logits ``scores`` [B] against ``labels`` [B], 0 or 1."""
+        ...

@@ -1,4 +1,4 @@
-"""The A/B table: on the terminal through rich, and as Markdown."""
+"""The tables of a comparison: on the terminal through rich, and as Markdown. A table is a header and rows of cells."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 
 from rich.table import Table
 
-SHOWN = ("ndcg@10", "recall@10", "precision@10", "f1@10", "hit@10", "mrr@10")
+from factorlm.comparison.columns import candidates
+
+SHOWN = ("ndcg@10", "recall@10", "precision@10", "f1@10", "hit@10", "mrr@10", "auc", "uauc", "logloss")
+Cells = list[list[str]]
 
 
-def quality(comparison: Mapping[str, Any], deviations: bool) -> list[list[str]]:
-    """Header and one row for each arm: mean over seeds of its metrics.
+def quality(comparison: Mapping[str, Any], deviations: bool) -> Cells:
+    """One row for each arm: mean over seeds of its metrics.
 
     The primary metric shows its standard deviation over seeds too; with ``deviations`` all do.
     """
@@ -27,39 +30,103 @@ def quality(comparison: Mapping[str, Any], deviations: bool) -> list[list[str]]:
     return table
 
 
-def effect_and_cost(comparison: Mapping[str, Any]) -> list[list[str]]:
-    """Header and one row for each arm: its difference to the baseline and what it cost.
+def _metrics(comparison: Mapping[str, Any]) -> list[str]:
+    """The primary metric and the usual ones; those on sampled candidates only beside their like."""
+    have, metric = next(iter(comparison["arms"].values()))["metrics"], comparison["metric"]
+    sampled = f"/{candidates(metric)}" if candidates(metric) else ""
+    return [
+        metric,
+        *(name for name in (f"{usual}{sampled}" for usual in SHOWN) if name != metric and f"test/{name}" in have),
+    ]
 
-    ``p`` is the permutation test, ``Holm`` the same adjusted for the arms of the table, ``up/down`` the share of users
-    who are better or worse off, ``MiB`` the peak memory.
+
+def effects(comparison: Mapping[str, Any]) -> Cells:
+    """One row for each arm but the baseline: its difference on the primary metric.
+
+    ``Holm`` is p adjusted for the arms of the table, ``d`` the effect size, ``up/down`` the share of users whose value
+    rose or fell, ``sees`` the smallest effect that the comparison finds with probability 0.8.
     """
-    table = [["arm", "diff", "95 % interval", "p", "Holm", "up/down", "params", "train s", "MiB"]]
+    table = [["arm", "diff", "95 % interval", "p", "Holm", "d", "up/down", "sees"]]
     for arm, content in comparison["arms"].items():
-        effect, cost = content["effect"], content["cost"]
-        cells = ["", "", "", "", ""]
+        effect = content["effect"]
         if effect is not None:
-            interval = f"{_short(effect['low'])} {_short(effect['high'])}"
-            share = f"{effect['better']:.0%}/{effect['worse']:.0%}"
-            p_values = [f"{effect[key]:.4f}".removeprefix("0") for key in ("p_value", "p_holm")]
-            cells = [_short(effect["difference"]), interval, *p_values, share]
-        cells += [f"{cost['trainable_parameters']:,}", f"{cost['train_seconds']:.1f}", f"{cost['peak_memory_mb']:,}"]
-        table.append([arm, *cells])
+            share = f"{effect['wins'] / effect['users']:.0%}/{effect['losses'] / effect['users']:.0%}"
+            p_values = [_probability(effect[key]) for key in ("p_value", "p_holm")]
+            seen = _short(effect["detectable"]).removeprefix("+")
+            size = _short(effect["effect_size"], 2)
+            table.append([arm, _short(effect["difference"]), _interval(effect), *p_values, size, share, seen])
     return table
 
 
-def _short(value: float) -> str:
-    return f"{value:+.4f}".replace("0.", ".", 1)
+def slices(comparison: Mapping[str, Any]) -> Cells:
+    """One row for each slice of the users or items, a column for each arm: difference, * where q is below 0.05."""
+    arms = {arm: content["slices"] for arm, content in comparison["arms"].items() if content["effect"] is not None}
+    table = [["slice", "users", *arms]]
+    for name, first in next(iter(arms.values())).items():
+        found = [content[name] for content in arms.values()]
+        cells = [_short(effect["difference"]) + ("*" if effect["q_value"] < 0.05 else " ") for effect in found]
+        reach = comparison["activity"].get(name)
+        table.append([name + (f" ({reach[0]}-{reach[1]})" if reach else ""), str(first["users"]), *cells])
+    return table
 
 
-def _metrics(comparison: Mapping[str, Any]) -> list[str]:
-    have = next(iter(comparison["arms"].values()))["metrics"]
-    names = [comparison["metric"], *(name for name in SHOWN if name != comparison["metric"])]
-    return [name for name in names if f"test/{name}" in have]
+def cost(comparison: Mapping[str, Any]) -> Cells:
+    """One row for each arm: what it cost; * on the front of the primary metric against time to train and to serve.
+
+    No rows where the cost is not known, as of lists from other systems.
+    """
+    table = [["arm", "params", "train s", "MiB", "ms/user", "front"]]
+    for arm, content in comparison["arms"].items():
+        if "cost" not in content:
+            continue
+        spent = content["cost"]
+        serving = "" if spent["ms_per_user"] is None else f"{spent['ms_per_user']:.2f}"
+        cells = [f"{spent['trainable_parameters']:,}", f"{spent['train_seconds']:.1f}", f"{spent['peak_memory_mb']:,}"]
+        table.append([arm, *cells, serving, "*" if content["pareto"] else ""])
+    return table
 
 
-def rich_table(content: list[list[str]], title: str) -> Table:
-    """A table for a terminal of 80 columns, from a header and rows."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+def all_effects(comparison: Mapping[str, Any], part: str) -> Cells:
+    """One row for each arm and metric (``part`` = effects) or slice (slices); q is for all effects together."""
+    label = {"effects": "metric", "slices": "slice"}[part]
+    table = [["arm", label, "users", "diff", "95 % interval", "p", "q", "d", "win/loss/tie", "sees"]]
+    for arm, content in comparison["arms"].items():
+        if content["effect"] is None:
+            continue
+        primary = {comparison["metric"]: content["effect"]} if part == "effects" else {}
+        for name, effect in (primary | content[part]).items():
+            users = f"{effect['wins']}/{effect['losses']}/{effect['ties']}"
+            p_values = [_probability(effect[key]) for key in ("p_value", "q_value")]
+            size, seen = _short(effect["effect_size"], 2), _short(effect["detectable"]).removeprefix("+")
+            cells = [
+                str(effect["users"]),
+                _short(effect["difference"]),
+                _interval(effect),
+                *p_values,
+                size,
+                users,
+                seen,
+            ]
+            table.append([arm, name, *cells])
+    return table
+
+
+def _short(value: float, digits: int = 4) -> str:
+    text = f"{value:+.{digits}f}"
+    return text[0] + text[2:] if text[1:3] == "0." else text
+
+
+def _interval(effect: Mapping[str, Any]) -> str:
+    return f"{_short(effect['low'])} {_short(effect['high'])}"
+
+
+def _probability(value: float) -> str:
+    return "<.0001" if value < 0.0001 else f"{value:.4f}".removeprefix("0")
+
+
+def rich_table(content: Cells) -> Table:
+    """A table for a terminal of 80 columns."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for index, name in enumerate(content[0]):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for cells in content[1:]:
@@ -67,28 +134,8 @@ def rich_table(content: list[list[str]], title: str) -> Table:
     return table
 
 
-def markdown(content: list[list[str]]) -> str:
-    """A Markdown table from a header and rows."""
+def markdown(content: Cells) -> str:
+    """A Markdown table."""
     lines = ["| " + " | ".join(content[0]) + " |", "|---|" + "---:|" * (len(content[0]) - 1)]
     lines += ["| " + " | ".join(cells) + " |" for cells in content[1:]]
     return "\n".join(lines)
-
-
-def verdict(comparison: Mapping[str, Any], smallest_effect: float | None) -> list[str]:
-    """One sentence for each arm: better or worse if the interval excludes 0 and p after Holm is below 0.05."""
-    sentences = []
-    for name, arm in comparison["arms"].items():
-        effect = arm["effect"]
-        if effect is None:
-            continue
-        size = f"{effect['difference']:+.4f} [{effect['low']:+.4f}, {effect['high']:+.4f}] {comparison['metric']}"
-        found = "not distinguishable from"
-        if effect["p_holm"] < 0.05 and effect["low"] > 0:
-            found = "better than"
-        elif effect["p_holm"] < 0.05 and effect["high"] < 0:
-            found = "worse than"
-        note = ""
-        if found[0] in "bw" and smallest_effect is not None and abs(effect["difference"]) < smallest_effect:
-            note = f", below the smallest effect that matters ({smallest_effect:g})"
-        sentences.append(f"{name} is {found} {comparison['baseline']}: {size}{note}")
-    return sentences

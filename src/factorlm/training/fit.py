@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import warnings
 from collections.abc import Callable
@@ -15,19 +16,18 @@ from pytorch_lightning.loggers import Logger
 
 from factorlm.errors import UserError
 from factorlm.training.checkpoint import load_checkpoint, save_checkpoint
-from factorlm.training.module import PairBatches, RecommenderModule, TaskBatches
+from factorlm.training.module import PointwiseModule, RankingModule, TaskBatches, TrainBatches
 
 TrainerFactory = Callable[..., pl.Trainer]
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training did: epoch and validation metrics of the kept weights, steps taken, and metrics by epoch."""
+    """What training did: epoch of the kept weights, steps taken, and metrics by epoch."""
 
     best_epoch: int
-    best: dict[str, float]
     steps: int
-    history: list[dict[str, float]]
+    history: list[dict[str, float | None]]
 
 
 class KeepBest(Callback):
@@ -35,21 +35,23 @@ class KeepBest(Callback):
 
     def __init__(self, folder: Path, monitor: str) -> None:
         self._folder, self._monitor = folder, monitor
-        self.history: list[dict[str, float]] = []
-        self.best_epoch = -1
+        self.history: list[dict[str, float | None]] = []
+        self.best_epoch, self._best = -1, 0.0
         self.interrupted: BaseException | None = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Runs after the epoch's validation."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
+        shown = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+        self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **shown})
         if self._monitor not in metrics:
             raise UserError(
                 "training ended before the first validation: raise trainer.max_steps, or bound epochs instead"
             )
-        value = metrics[self._monitor]
-        if self.best_epoch < 0 or value > self.history[self.best_epoch][self._monitor]:
-            self.best_epoch = trainer.current_epoch
+        if math.isnan(metrics[self._monitor]):
+            raise UserError(f"{self._monitor} has no value in validation: select by another metric")
+        if self.best_epoch < 0 or metrics[self._monitor] > self._best:
+            self.best_epoch, self._best = trainer.current_epoch, metrics[self._monitor]
             save_checkpoint(module.model, self._folder)  # type: ignore[arg-type]
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
@@ -58,8 +60,8 @@ class KeepBest(Callback):
 
 
 def fit(
-    module: RecommenderModule,
-    batches: PairBatches,
+    module: RankingModule | PointwiseModule,
+    batches: TrainBatches,
     valid_batches: TaskBatches,
     trainer_factory: TrainerFactory,
     *,
@@ -73,8 +75,8 @@ def fit(
 
     Args:
         module: what to train.
-        batches: training pairs.
-        valid_batches: validation users.
+        batches: training rows.
+        valid_batches: of validation.
         trainer_factory: a `pytorch_lightning.Trainer` but for logger and callbacks.
         monitor: validation metric that selects the weights; larger is better.
         patience: epochs without improvement before training stops.
@@ -110,5 +112,4 @@ def fit(
                 raise KeyboardInterrupt from None
             raise
     load_checkpoint(module.model, folder)
-    best = keep.history[keep.best_epoch]
-    return FitResult(keep.best_epoch, best, trainer.global_step, keep.history)
+    return FitResult(keep.best_epoch, trainer.global_step, keep.history)

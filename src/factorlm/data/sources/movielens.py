@@ -15,7 +15,7 @@ from typing import TypeAlias
 import polars as pl
 
 from factorlm.assets import Mirror, fetch
-from factorlm.data.tables import Frames, canonical
+from factorlm.data.tables import Frames, Negatives, canonical
 
 GENRES_100K = """unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror
 Musical Mystery Romance Sci-Fi Thriller War Western""".split()  # noqa: SIM905
@@ -28,18 +28,20 @@ class MovieLens:
     Args:
         name: ``ml-100k`` or ``ml-1m``: the prefix of the files.
         mirrors: where the files are; see `factorlm.assets`.
-        min_value: stars from which a rating is a positive interaction; None keeps all.
+        min_value: stars from which a rating is a positive interaction; None: all are.
+        negatives: ``drop`` the other ratings, or ``keep`` them as rows of label 0.
         text: template of the item text over ``title``, ``year`` and ``genres``.
     """
 
     name: str
     mirrors: Sequence[Mirror]
     min_value: float | None
+    negatives: Negatives
     text: str | None
 
     def identity(self) -> object:
-        """The checksums of the files, the threshold and the template."""
-        return [self.name, [mirror.identity for mirror in self.mirrors], self.min_value, self.text]
+        """The checksums of the files, which ratings are rows, and the template."""
+        return [self.name, [mirror.identity for mirror in self.mirrors], self.min_value, self.negatives, self.text]
 
     def load(self, cache_dir: Path) -> Frames:
         """Fetch and read the ratings."""
@@ -51,7 +53,7 @@ class MovieLens:
             tables = _read_grouplens_100k(archive)
         else:
             tables = _read_grouplens_1m(archive)
-        return canonical(*tables, min_value=self.min_value, text=self.text, source=self.name)
+        return canonical(*tables, min_value=self.min_value, negatives=self.negatives, text=self.text, source=self.name)
 
 
 _Tables: TypeAlias = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]

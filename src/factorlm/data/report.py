@@ -1,0 +1,90 @@
+"""What a split costs: rows lost, times that do not decide, and how much training knows of the future."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from factorlm.data.rules import NO_PART, PARTS, VALID, SplitRule
+
+LOSSES = ("cold_user", "cold_item", "not_asked")
+
+
+def split_report(rule: SplitRule, log: pl.DataFrame, questions: Mapping[str, int]) -> dict[str, Any]:
+    """Describe a split.
+
+    Args:
+        rule: that made it.
+        log: ``timestamp, label, user, item, part``, ``new_user`` and ``new_item`` (not in training) and ``fate``
+            (``kept``, ``not_asked``, ``cold_user``, ``cold_item``, ``core`` or ``unlisted``), one row for each
+            interaction.
+        questions: number of them, for valid and test.
+
+    Returns:
+        ``rule``; ``rows, positives, users, items`` by part; ``questions``; ``dropped`` by part and reason, where
+        ``no_part`` holds rows outside the core and rows that no file lists; ``cold``: kept rows whose user or item
+        training lacks; ``tied_timestamps``: share of interactions at the same time as another of their user;
+        ``ambiguous_targets``, see `ambiguous_targets`; ``leakage``, see `leakage`.
+    """
+    kept = {part: log.filter(pl.col("fate") == "kept", pl.col("part") == code) for code, part in enumerate(PARTS)}
+    lost = {(part, fate): count for part, fate, count in log.group_by("part", "fate").len().rows()}
+    dropped = {
+        "no_part": {fate: lost.get((NO_PART, fate), 0) for fate in ("core", "unlisted")},
+        **{part: {fate: lost.get((PARTS.index(part), fate), 0) for fate in LOSSES} for part in PARTS[1:]},
+    }
+    return {
+        "rule": rule.identity(),
+        "rows": {part: len(rows) for part, rows in kept.items()},
+        "positives": {part: int(rows["label"].sum()) for part, rows in kept.items()},
+        "users": {part: rows["user"].n_unique() for part, rows in kept.items()},
+        "items": {part: rows["item"].n_unique() for part, rows in kept.items()},
+        "questions": dict(questions),
+        "dropped": dropped,
+        "cold": {
+            part: {f"cold_{side}": int(kept[part][f"new_{side}"].sum()) for side in ("user", "item")}
+            for part in PARTS[1:]
+        },
+        "tied_timestamps": round(log.select(pl.struct("user", "timestamp").is_duplicated().mean()).item(), 4),
+        "ambiguous_targets": round(ambiguous_targets(rule, log), 4),
+        "leakage": {name: round(share, 4) for name, share in leakage(kept["train"], kept["test"]).items()},
+    }
+
+
+def ambiguous_targets(rule: SplitRule, log: pl.DataFrame) -> float:
+    """Share of kept valid and test rows that another order of equal times would have put elsewhere.
+
+    Such a row has the time of a row of another part, of the same user or, where the rule orders all users together,
+    of any; or, where targets are single rows, of another row of its user and part.
+    """
+    if not rule.ordered:
+        return 0.0
+    known = pl.col("fate").is_in(["kept", "not_asked"])
+    torn = pl.col("part").n_unique().over(rule.ordered) > 1
+    crowded = known.sum().over("user", "timestamp") > 1
+    rows = log.filter(pl.col("part") != NO_PART).with_columns(ambiguous=torn | (crowded & (rule.target != "all")))
+    rows = rows.filter(pl.col("part") >= VALID, pl.col("fate") == "kept")
+    return float(rows["ambiguous"].mean())  # type: ignore[arg-type]
+
+
+def leakage(train: pl.DataFrame, test: pl.DataFrame) -> dict[str, float]:
+    """How much of training lies in the future of test; 0 for each is none.
+
+    Args:
+        train, test: rows with ``user`` and ``timestamp``.
+
+    Returns:
+        ``after_first_test``: share of training rows later than the first test row. ``after_test``: share of training
+        rows later than a test row, mean over test rows. ``own_future``: share of test rows whose user has a later
+        training row.
+    """
+    times, tested = np.sort(train["timestamp"].to_numpy()), test["timestamp"].to_numpy()
+    later = 1 - np.searchsorted(times, tested, side="right") / len(times)
+    last = test.join(train.group_by("user").agg(last=pl.col("timestamp").max()), on="user", how="left")
+    return {
+        "after_first_test": float(later.max()),
+        "after_test": float(later.mean()),
+        "own_future": float((last["last"] > last["timestamp"]).fill_null(False).mean()),  # type: ignore[arg-type]
+    }

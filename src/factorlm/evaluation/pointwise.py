@@ -1,0 +1,137 @@
+"""Score the labelled rows of a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from factorlm.data.prepared import Prepared
+from factorlm.data.rules import PARTS
+from factorlm.errors import UserError
+from factorlm.evaluation.base import Evaluation, Scorer, share, user_table, with_values
+from factorlm.metrics.pointwise import PointwiseMetrics
+
+
+class RowBatch(NamedTuple):
+    """Rows of a part [B]: their numbers in it, places of user and item in the task's, labels 0 or 1."""
+
+    rows: Tensor
+    users: Tensor
+    items: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class RowTask:
+    """The labelled rows of a part, in the order of the source.
+
+    Attributes:
+        users, items: [V] and [N] indices that occur, ascending.
+        user_places, item_places: [n] of each row in them.
+        labels: [n], 0 or 1.
+    """
+
+    users: Tensor
+    items: Tensor
+    user_places: Tensor
+    item_places: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[RowBatch]:
+        """Yield the rows in batches of ``size``; in a process group, each process yields its share."""
+        for start in share(len(self.labels), size):
+            rows = torch.arange(start, min(start + size, len(self.labels)))
+            yield RowBatch(rows, self.user_places[rows], self.item_places[rows], self.labels[rows])
+
+
+def row_task(prepared: Prepared, part: str) -> RowTask:
+    """The labelled rows of a part.
+
+    Raises:
+        UserError: they have one class only.
+    """
+    split = prepared.split
+    labels = split.labels[part]
+    if labels.all() or not labels.any():
+        raise UserError(
+            f"all {len(labels)} {part} rows have label {int(labels[0])}: task=pointwise needs both; "
+            "set dataset.negatives=keep and a dataset.min_value that some rows miss"
+        )
+    users, user_places = np.unique(split.users[part], return_inverse=True)
+    items, item_places = np.unique(split.items[part], return_inverse=True)
+    columns = users, items, user_places, item_places, labels.astype(np.int64)
+    return RowTask(*(torch.from_numpy(column) for column in columns))
+
+
+@dataclass(frozen=True)
+class PointwiseEvaluator:
+    """Evaluate scorers on labelled rows.
+
+    Args:
+        prepared: data and split.
+        metrics: their names and definitions.
+        batch_size: rows scored at once.
+    """
+
+    prepared: Prepared
+    metrics: PointwiseMetrics
+    batch_size: int
+
+    @property
+    def names(self) -> list[str]:
+        """Metrics by which weights can be selected; the larger the better."""
+        return [name for name in self.metrics.names if name not in ("logloss", "calibration")]
+
+    @property
+    def suffix(self) -> str:
+        """What follows the names of metrics."""
+        return ""
+
+    def protocol(self) -> dict[str, str]:
+        """What this evaluation adds to the protocol."""
+        return {"candidates": "the rows themselves", "exclusion": "none"}
+
+    def task(self, part: str) -> RowTask:
+        """The rows of a part."""
+        return row_task(self.prepared, part)
+
+    def check(self) -> None:
+        """Refuse before training what could not be evaluated after it; errors are those of `row_task`."""
+        for part in PARTS[1:]:
+            self.task(part)
+
+    @torch.no_grad()
+    def evaluate(self, scorer: Scorer, part: str) -> Evaluation:
+        """All pointwise metrics of a scorer on a part; for test, the threshold is the one of the best F1 on valid."""
+        threshold = None if part == "valid" else self._scored(scorer, "valid", None).details().threshold
+        metrics = self._scored(scorer, part, threshold)
+        found, (rows, users, labels, scores) = metrics.details(), metrics.rows()
+        split, frames = self.prepared.split, self.prepared.frames
+        table = pl.DataFrame({
+            "user_id": frames["user"]["user_id"].gather(pl.Series(users.numpy())),
+            "item_id": frames["item"]["item_id"].gather(pl.Series(split.items[part][rows.numpy()])),
+            "label": labels.numpy(),
+            "score": scores.numpy(),
+            "probability": scores.sigmoid().numpy(),
+        })  # fmt: skip
+        per_user = with_values(user_table(self.prepared, found.users), found.users, found.shares).drop("user")
+        dropped = int(found.shares["uauc"].isnan().sum())
+        extra = {"threshold": found.threshold, "uauc_users": len(found.users) - dropped, "uauc_dropped": dropped}
+        return Evaluation(found.values | extra, per_user, table, "rows")
+
+    def _scored(self, scorer: Scorer, part: str, threshold: float | None) -> PointwiseMetrics:
+        metrics, task = PointwiseMetrics(threshold), self.task(part)
+        catalogue = scorer.catalogue(task.users, task.items)
+        for batch in task.batches(self.batch_size):
+            scores = catalogue.pairs(batch.users, batch.items).float()
+            metrics.update(batch.rows, task.users[batch.users], batch.labels, scores)
+        return metrics

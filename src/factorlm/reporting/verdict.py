@@ -1,0 +1,53 @@
+"""What a comparison found, in one sentence for each arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from factorlm.comparison.columns import lower_is_better
+
+LEVEL = 0.05
+
+
+def verdict(comparison: Mapping[str, Any]) -> list[str]:
+    """One sentence for each arm but the baseline; p-values are adjusted after Holm for the arms.
+
+    An arm is better or worse if p is below 0.05. If not, it is equivalent or at least no worse if the tests against the
+    margin say so, and else not distinguishable.
+    """
+    sentences = []
+    for name, arm in comparison["arms"].items():
+        if effect := arm["effect"]:
+            size = f"{effect['difference']:+.4f} [{effect['low']:+.4f}, {effect['high']:+.4f}] {comparison['metric']}"
+            sentences.append(f"{name} is {_found(effect, comparison)}: {size}")
+    return sentences
+
+
+def _found(effect: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
+    baseline, margin = comparison["baseline"], comparison["margin"]
+    if effect["ties"] == effect["users"]:
+        return f"the same as {baseline} for every user"
+    if effect["p_holm"] < LEVEL:
+        better = (effect["difference"] > 0) != lower_is_better(comparison["metric"])
+        small = margin is not None and abs(effect["difference"]) < margin
+        note = f", by less than the smallest effect that matters ({margin:g})" if small else ""
+        return f"{'better' if better else 'worse'} than {baseline}{note}"
+    if margin is not None and effect["p_equivalent_holm"] < LEVEL:
+        return f"equivalent to {baseline} within ±{margin:g}"
+    if margin is not None and effect["p_not_worse_holm"] < LEVEL:
+        return f"no worse than {baseline} by more than {margin:g}"
+    limit = f"this comparison could only see effects of {effect['detectable']:.4f} or more"
+    return f"not distinguishable from {baseline}, and {limit}"
+
+
+def warnings(comparison: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before any number."""
+    found = []
+    if comparison.get("not_comparable"):
+        found.append(f"NOT COMPARABLE: {'; '.join(comparison['not_comparable'])}")
+    if comparison["left_out"]:
+        found.append(f"{comparison['left_out']} users are left out, who are not in every table")
+    if len(comparison["seeds"]) == 1:
+        found.append("one run of each arm: intervals and p-values hold for these runs, and say nothing of other seeds")
+    return found
