@@ -6,8 +6,10 @@ the test run.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import torch
 from ranx import Qrels, Run, evaluate
 from sklearn.metrics import accuracy_score, f1_score, log_loss, ndcg_score, precision_score, recall_score, roc_auc_score
 
+from factorlm.evaluation.foreign import read_qrels, read_run, score_run
 from factorlm.metrics import accuracy
 from factorlm.metrics.ranking import RankingMetrics
 from factorlm.metrics.rows import row_metrics
@@ -154,3 +157,12 @@ def test_pointwise_metrics_of_scikit_learn(report: Callable[[int, str], None]) -
 def test_every_metric_has_an_oracle() -> None:
     assert set(accuracy.VERSIONS) == {*oracles.BINARY, "rated_ndcg", "err"}
     assert tuple(accuracy.BINARY) == oracles.BINARY
+
+
+def test_golden_files_score_as_trec_eval_scored_them() -> None:
+    """Graded, with negative scores, a user without a list, and relevant items that no list has."""
+    folder = Path(__file__).parent / "golden"
+    qrels = read_qrels(str(folder / "qrels.txt"), {}, 1.0)
+    found = score_run(qrels, read_run(str(folder / "run.txt"), {}), [10]).values
+    for name, value in json.loads((folder / "trec_eval.json").read_text()).items():
+        assert found[name] == pytest.approx(value, abs=TOLERANCE), name

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factorlm.errors import UserError
-from factorlm.metrics import accuracy, beyond
+from factorlm.metrics import accuracy, beyond, rows
 from factorlm.metrics.ranking import BeyondMetrics, RankingMetrics
 from factorlm.metrics.ranks import BLOCK, positive_ranks, rank_positives, top_scores
 from tests.reference import oracles
@@ -185,4 +185,5 @@ def test_refuses_ratings_above_the_highest() -> None:
 def test_every_metric_explains_itself_by_an_example() -> None:
     functions = [*accuracy.BINARY.values(), accuracy.rated_ndcg, accuracy.err]
     functions += [getattr(beyond, name) for name in beyond.VERSIONS]
+    functions += [rows.auc, rows.user_auc, rows.logloss, rows.calibration, rows.at_threshold, rows.best_threshold]
     assert all(">>>" in (function.__doc__ or "") for function in functions)

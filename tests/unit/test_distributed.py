@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+import pytorch_lightning as lightning
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from factorlm.config.build import make_data
+from factorlm.config.compose import compose_config
+from factorlm.config.evaluator import make_evaluator
+from factorlm.config.model import make_model
+from factorlm.data.prepared import load_prepared, prepare
+from factorlm.evaluation.base import Evaluation
 from factorlm.metrics.pointwise import PointwiseMetrics
 from factorlm.metrics.ranking import BeyondMetrics, RankingMetrics
 from factorlm.metrics.ranks import top_scores
@@ -74,3 +82,28 @@ def test_two_processes_give_the_bits_of_one(tmp_path: Path, size: int, repeat: b
         for found, wanted in zip(torch.load(tmp_path / f"{process}.pt"), expected, strict=True):
             for name, value in wanted.items():
                 assert torch.equal(found[name].nan_to_num(-1), value.nan_to_num(-1)), name
+
+
+def evaluate(process: int, processes: int, store: str, task: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}/{task}", rank=process, world_size=processes)
+    evaluation = make_evaluation(store, task)
+    evaluation.per_user.write_parquet(f"{store}/{task}{process}-per_user.parquet")
+    evaluation.table.write_parquet(f"{store}/{task}{process}-table.parquet")
+    dist.destroy_process_group()
+
+
+def make_evaluation(cache: str, task: str) -> Evaluation:
+    config = compose_config("train", ["dataset=synthetic", f"task={task}", f"cache={cache}", "eval_batch_size=150"])
+    prepared = load_prepared(prepare(*make_data(config), Path(cache))[0])
+    lightning.seed_everything(1, verbose=False)
+    return make_evaluator(config, prepared).evaluate(make_model(config, prepared), "test")
+
+
+@pytest.mark.parametrize("task", ["ranking", "pointwise"])
+def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path: Path, task: str) -> None:
+    expected = make_evaluation(str(tmp_path), task)
+    mp.spawn(evaluate, (2, str(tmp_path), task), nprocs=2)
+    for process in range(2):
+        for name, table in (("per_user", expected.per_user), ("table", expected.table)):
+            assert pl.read_parquet(tmp_path / f"{task}{process}-{name}.parquet").equals(table), name

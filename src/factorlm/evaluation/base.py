@@ -73,6 +73,15 @@ def share(number: int, size: int) -> range:
     return range(process * size, number, processes * size)
 
 
+def gathered(tables: list[pl.DataFrame]) -> pl.DataFrame:
+    """One table of several; in a process group, of those of all processes."""
+    parts = [tables]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        parts = [tables] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, tables)
+    return pl.concat(table for part in parts for table in part)
+
+
 def with_values(users: pl.DataFrame, index: Tensor, values: dict[str, Tensor]) -> pl.DataFrame:
     """Add the values of users ``index`` as columns to the table of ``users``, whose column ``user`` is their index."""
     columns = {name: pl.Series(value.numpy()) for name, value in values.items()}

@@ -16,10 +16,10 @@ from factorlm.data.prepared import Prepared
 from factorlm.data.rules import PARTS
 from factorlm.data.tables import frame
 from factorlm.errors import UserError
-from factorlm.evaluation.base import Catalogue, Evaluation, Scorer, share, user_table, with_values
+from factorlm.evaluation.base import Catalogue, Evaluation, Scorer, gathered, share, user_table, with_values
 from factorlm.evaluation.candidates import Candidates, Pairs, Questions
 from factorlm.metrics.ranking import BeyondMetrics, RankingMetrics
-from factorlm.metrics.ranks import top_scores
+from factorlm.metrics.ranks import Top, top_scores
 
 HEAD = 0.2  # share of training items, the most popular, that are the head
 MAX_SLICES = 30
@@ -246,8 +246,6 @@ class RankingEvaluator:
         beyond = BeyondMetrics(self.metrics.ks, task.candidates, popularity, features)
         slices = self._slices(task.positives[2])
         sliced = {name: self.fresh() for name in slices}
-        frames = self.prepared.frames
-        item_ids = frames["item"]["item_id"].gather(pl.Series(task.candidates.numpy()))
         recommended = []
         for batch in task.batches(self.batch_size):
             scores = batch_scores(catalogue, batch)
@@ -258,18 +256,7 @@ class RankingEvaluator:
                 inside = chosen[batch.items]
                 positives = batch.rows[inside], batch.columns[inside], batch.grades[inside]
                 sliced[name].update(batch.queries, batch.users, scores, *positives, top)
-            best = top.values[:, : self.top]
-            recommended.append(
-                pl.DataFrame({
-                    "query": batch.queries.repeat_interleave(best.shape[1]).numpy(),
-                    "user_id": frames["user"]["user_id"].gather(
-                        pl.Series(batch.users.repeat_interleave(best.shape[1]).numpy())
-                    ),
-                    "rank": torch.arange(1, best.shape[1] + 1).repeat(len(best)).numpy(),
-                    "item_id": item_ids.gather(pl.Series(top.columns[:, : self.top].flatten().numpy())),
-                    "score": best.flatten().numpy(),
-                }).filter(pl.col("score").is_finite())
-            )  # fmt: skip
+            recommended.append(self._recommended(task, batch, Top(*(part[:, : self.top] for part in top))))
         values: dict[str, float] = {}
         per_user = user_table(self.prepared, task.users)
         for metric, suffix in ((whole, ""), (beyond, ""), *((sliced[name], f"/{name}") for name in slices)):
@@ -277,10 +264,22 @@ class RankingEvaluator:
             users, table = metric.per_user()
             columns = {f"{name}{task.suffix}{suffix}": table[:, i] for i, name in enumerate(metric.names)}
             per_user = with_values(per_user, users, columns)
-        top_lists = pl.concat(recommended)
+        top_lists = gathered(recommended).sort("query", "rank")
         if len(task.places) == len(task.users):  # a user is one question
             top_lists = top_lists.drop("query")
         return Evaluation(values, per_user.drop("user"), top_lists, "topk")
+
+    def _recommended(self, task: RankingTask, batch: QueryBatch, top: Top) -> pl.DataFrame:
+        """The lists of a batch, row by row."""
+        frames, length = self.prepared.frames, top.values.shape[1]
+        items = task.candidates[top.columns.flatten()]
+        return pl.DataFrame({
+            "query": batch.queries.repeat_interleave(length).numpy(),
+            "user_id": frames["user"]["user_id"].gather(pl.Series(batch.users.repeat_interleave(length).numpy())),
+            "rank": torch.arange(1, length + 1).repeat(len(batch.queries)).numpy(),
+            "item_id": frames["item"]["item_id"].gather(pl.Series(items.numpy())),
+            "score": top.values.flatten().numpy(),
+        }).filter(pl.col("score").is_finite())  # fmt: skip
 
     def fresh(self) -> RankingMetrics:
         """The accuracy metrics, empty."""

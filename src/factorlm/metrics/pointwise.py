@@ -49,11 +49,15 @@ class PointwiseMetrics(Metric):
         self.scores.append(scores.double())
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All rows by number: their numbers, users, labels and logits, [n] each.
+        """All rows by number: their numbers, users, labels and logits, [n] each; over processes those of all.
 
         Raises:
             ValueError: a row arrived twice with different scores.
         """
+        with self.sync_context():
+            return self._rows()
+
+    def _rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         columns = [dim_zero_cat(state) for state in (self.keys, self.users, self.labels, self.scores)]
         kept = first_rows(columns[0], columns[3].unsqueeze(1))
         keys, users, labels, scores = (column[kept] for column in columns)
@@ -69,7 +73,7 @@ class PointwiseMetrics(Metric):
         return self._details().values
 
     def _details(self) -> core.RowMetrics:
-        _, users, labels, scores = self.rows()
+        _, users, labels, scores = self._rows()
         return core.row_metrics(users, labels, scores, probabilities=False, threshold=self.threshold)
 
     def _sync_dist(self, *args: Any, **kwargs: Any) -> None:

@@ -71,7 +71,7 @@ def slices(comparison: Mapping[str, Any]) -> Cells:
 
 
 def cost(comparison: Mapping[str, Any]) -> Cells:
-    """One row for each arm: what it cost; * on the front of the primary metric against time to train and to serve.
+    """One row for each arm: what it cost; * on the front of the primary metric against training time.
 
     No rows where the cost is not known, as of lists from other systems.
     """

@@ -26,7 +26,7 @@ def show(comparison: Mapping[str, Any], title: str) -> None:
         ),
         against: effects(comparison),
         f"{against} by slice (* q < 0.05)": slices(comparison),
-        f"cost (* front of {metric} against time)": cost(comparison),
+        f"cost (* front of {metric} against training time)": cost(comparison),
     }
     for heading, table in tables.items():
         if len(table) > 1:
