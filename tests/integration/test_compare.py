@@ -166,7 +166,7 @@ def runs(tmp_path: Path) -> dict[str, list[str]]:
 
 
 def write_record(folder: Path, names: dict, **parts: str) -> None:
-    protocol = {"data": "aa", "split": "bb", "candidates": "train"} | parts
+    protocol = {"data": "aa", "split": "bb", "candidates": "items of training: all"} | parts
     record = names | {"status": "done", "protocol": protocol, "fingerprint": digest(protocol)}
     record |= {"split": {"rule": {"name": "UserTime", "test": 0.1}}, "metrics": {}, "parameters": {"trainable": 1}}
     record |= {"seconds": {"train": 1.0, "total": 2.0}, "peak_memory_mb": 1}
@@ -184,10 +184,10 @@ def test_finished_runs(
     report = Path(answer["report"])
     assert "text is not distinguishable from ids" in report.read_text()
     assert json.loads((report.parent / "comparison.json").read_text())["arms"] == answer["arms"]
-    write_record(Path(runs["text"][0]), {"arm": "text", "seed": 1, "key": "text1"}, candidates="all")
+    write_record(Path(runs["text"][0]), {"arm": "text", "seed": 1, "key": "text1"}, candidates="all items: all")
     assert call("compare", f"runs=[{folders}]", "resamples=200") == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "candidates differ (train against all): evaluate both with candidates=train" in line
+    assert "candidates differ (items of training: all against all items: all): train both with the same split" in line
     assert call("compare", f"runs=[{folders}]", "resamples=200", "--force") == 0
     shown = capfd.readouterr().out
     assert shown.count("NOT COMPARABLE: ") == 4

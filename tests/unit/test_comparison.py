@@ -23,7 +23,7 @@ PROTOCOL = {
     "data": "aa",
     "split": "bb",
     "rows": {"train": 10, "valid": 2, "test": 3},
-    "candidates": "train",
+    "candidates": "items of training: all",
     "exclusion": "test: train",
     "metrics": ["ndcg@10", "hit@10"],
     "selection": "max valid/ndcg@10",
@@ -254,14 +254,20 @@ def test_an_edited_record_is_refused(tmp_path: Path) -> None:
 
 def test_every_differing_part_is_named(tmp_path: Path) -> None:
     one = run(tmp_path, "ids", 1, table(1))
-    parts = {"split": "cc", "candidates": "all", "metrics": ["ndcg@10", "map@10"], "tokenizer": "x", "data": "dd"}
+    parts = {
+        "split": "cc",
+        "candidates": "all items: all",
+        "metrics": ["ndcg@10", "map@10"],
+        "tokenizer": "x",
+        "data": "dd",
+    }
     two = run(tmp_path, "text", 1, table(2), rule={"name": "LeaveOneOut"}, **parts)
     with pytest.raises(UserError) as caught:
         compare_runs({"ids": [one], "text": [two]}, "ndcg@10", 100)
     message = str(caught.value)
     for expected in (
         "split differs (split=user_time split.test=0.1 against split=leave_one_out): train both with split=user_time",
-        "candidates differ (train against all): evaluate both with candidates=train",
+        "candidates differ (items of training: all against all items: all): train both with the same split",
         "metrics differ (only the first has hit@10 and only the second has map@10): train both with the same metrics",
         "tokenizer differs (nothing against x)",
         "data differ (aa against dd): train both on the same files",
@@ -272,7 +278,7 @@ def test_every_differing_part_is_named(tmp_path: Path) -> None:
     found = compare_runs({"ids": [one], "text": [two]}, "ndcg@10", 100, force=True)
     assert len(found["not_comparable"]) == 5
     report = runs_report(found)
-    assert "## against ids (NOT COMPARABLE)" in report
+    assert "## against ids (NOT COMPARABLE: other data, split" in report
     assert "**NOT COMPARABLE: data differ (aa against dd); split differs (split=user_time" in report
 
 

@@ -168,8 +168,9 @@ def _compare_folders(config: DictConfig, folders: list[Path]) -> None:
     if len(folders) < 2:
         raise UserError("runs: name two or more run folders, the baseline first")
     grouped = by_arm(folders)
-    selection = _record(folders[0])["protocol"]["selection"].removeprefix("max valid/")
-    comparison = compare_runs(grouped, config.metric or selection, config.resamples, force=config.force)
+    selection = str(_record(folders[0]).get("protocol", {}).get("selection", "max valid/ndcg@10"))
+    metric = config.metric or selection.removeprefix("max valid/")
+    comparison = compare_runs(grouped, metric, config.resamples, force=config.force)
     keys = [_record(folder)["key"] for own in grouped.values() for folder in own]
     target = Path(config.run.root).expanduser() / "comparisons" / digest([*keys, comparison["metric"]])
     target.mkdir(parents=True, exist_ok=True)

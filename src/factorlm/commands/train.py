@@ -34,6 +34,8 @@ from factorlm.training.checkpoint import load_checkpoint, save_checkpoint
 
 # what a config holds that cannot change a result
 IRRELEVANT = ("study", "arm", "run", "cache", "tracking", "plugins")
+# how a protocol names the items that a split lets be ranked
+POOLS = {"train": "items of training", "all": "all items", "part": "items of the part"}
 log = Console(stderr=True)
 
 
@@ -147,7 +149,7 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
         data=prepared.data_fingerprint,
         split=prepared.split_fingerprint,
         rows=meta["split"]["rows"],
-        candidates=f"{rule.candidates}: {added['candidates']}",
+        candidates=f"{POOLS[rule.candidates]}: {added['candidates']}",
         exclusion=added["exclusion"],
         metrics=evaluator.metrics.definitions,
         selection=f"max valid/{config.selection}{evaluator.suffix}",

@@ -129,8 +129,8 @@ def _columns(named: Mapping[str, pl.DataFrame], metric: str) -> list[str]:
         if "user_id" not in table.columns:
             raise UserError(f"{name}: there is no column user_id; it has {', '.join(table.columns)}")
         if metric not in table.columns:
-            have = [column for column in table.columns if column not in NO_METRIC]
-            near = get_close_matches(metric, have, n=1)
+            have = [c for c in table.columns if c not in NO_METRIC and split_name(c)[1] is None]
+            near = get_close_matches(metric, table.columns, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"metric={metric} is not in {name}, which has {', '.join(have)}{hint}")
     shared = [c for c in next(iter(named.values())).columns if all(c in table.columns for table in named.values())]

@@ -8,7 +8,7 @@ from typing import Any
 from factorlm.comparison.columns import candidates, split_name
 from factorlm.comparison.study import Study
 from factorlm.reporting.tables import all_effects, cost, effects, markdown, quality
-from factorlm.reporting.verdict import verdict, warnings
+from factorlm.reporting.verdict import barred, verdict, warnings
 
 KEPT = (
     "arm",
@@ -64,8 +64,8 @@ def _report(head: list[str], comparisons: Mapping[str, Mapping[str, Any]]) -> st
     lines = head
     for title, comparison in comparisons.items():
         seeds = ", ".join(map(str, comparison["seeds"]))
-        barred = " (NOT COMPARABLE)" if comparison["not_comparable"] else ""
-        lines += [f"## {title}{barred}", ""]
+        bar = f" ({barred(comparison)})" if barred(comparison) else ""
+        lines += [f"## {title}{bar}", ""]
         lines += [line for warning in warnings(comparison) for line in (f"**{warning}**", "")]
         lines += [*(f"* {sentence}" for sentence in verdict(comparison)), ""]
         for table in (quality(comparison, deviations=True), effects(comparison), cost(comparison)):

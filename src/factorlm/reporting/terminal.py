@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from factorlm.reporting.tables import cost, effects, quality, rich_table, slices
-from factorlm.reporting.verdict import verdict, warnings
+from factorlm.reporting.verdict import barred, verdict, warnings
 
 
 def show(comparison: Mapping[str, Any], title: str) -> None:
@@ -16,7 +16,7 @@ def show(comparison: Mapping[str, Any], title: str) -> None:
     console, metric = Console(), comparison["metric"]
     seeds = f"{len(comparison['seeds'])} seed{'s' if len(comparison['seeds']) > 1 else ''}"
     against = f"{metric} against {comparison['baseline']}"
-    barred = "NOT COMPARABLE: " if comparison.get("not_comparable") else ""
+    bar = f"{barred(comparison)}; " if barred(comparison) else ""
     console.print()
     for warning in warnings(comparison):
         console.print(f"[bold red]{warning}", highlight=False)
@@ -30,7 +30,7 @@ def show(comparison: Mapping[str, Any], title: str) -> None:
     }
     for heading, table in tables.items():
         if len(table) > 1:
-            console.print(f"[italic]{barred}{heading}", highlight=False)
+            console.print(f"[italic]{bar}{heading}", highlight=False)
             console.print(rich_table(table))
     for sentence in verdict(comparison):
         console.print(f"  {sentence}", highlight=False, soft_wrap=True)

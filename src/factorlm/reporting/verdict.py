@@ -41,6 +41,12 @@ def _found(effect: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     return f"not distinguishable from {baseline}, and {limit}"
 
 
+def barred(comparison: Mapping[str, Any]) -> str:
+    """What stands in the title of every table of runs that differ in their protocol: which parts do; else nothing."""
+    parts = [difference.partition(" ")[0] for difference in comparison.get("not_comparable") or ()]
+    return f"NOT COMPARABLE: other {', '.join(dict.fromkeys(parts))}" if parts else ""
+
+
 def warnings(comparison: Mapping[str, Any]) -> list[str]:
     """What a reader must know before any number."""
     found = []

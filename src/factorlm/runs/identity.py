@@ -142,9 +142,10 @@ def _difference(part: str, first: Mapping[str, Any], other: Mapping[str, Any]) -
         return words or "their order", "train both with the same metrics and the same version of FactorLM"
     words = f"{_words(one)} against {_words(two)}"
     if part == "candidates":
-        return words, f"evaluate both with {_candidates(str(one))}"
+        same_choice = str(one).partition(": ")[2] == str(two).partition(": ")[2]
+        return words, "train both with the same split" if same_choice else f"evaluate both with {_candidates(str(one))}"
     if part == "selection":
-        return words, f"train both with selection={str(one).rpartition('/')[2]}"
+        return words, f"train both with selection={str(one).removeprefix('max valid/').partition('/')[0]}"
     return words, REMEDIES.get(part, "evaluate both with {part}={one}").format(part=part, one=_words(one))
 
 
@@ -163,7 +164,7 @@ def _candidates(value: str) -> str:
     """The overrides that lead to the candidates of a protocol, as far as they are known from it."""
     if uniform := re.search(r"(\d+) uniform, seed (\d+)", value):
         return f"candidates=uniform candidates.num={uniform[1]} candidates.seed={uniform[2]}"
-    return "candidates=full" if value.endswith(": all") else f"candidates={value}"
+    return "candidates=full" if value.endswith(": all") else "the same candidates"
 
 
 def _override(key: str, value: Any) -> str:
