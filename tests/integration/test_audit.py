@@ -19,11 +19,12 @@ from factorlm.cli import main
 from factorlm.commands.evaluate import evaluate
 from factorlm.commands.train import train
 from factorlm.models.recommender import Catalogue
+from factorlm.runs.identity import digest
 
 Compose = Callable[..., DictConfig]
 CHECKS = [
-    "fingerprint", "leakage over time", "own future", "train-test overlap", "rows", "repeatable", "order", "ties",
-    "degenerate scores", "popularity", "context names the target", "use of test",
+    "fingerprint", "order of equal times", "leakage over time", "own future", "train-test overlap", "rows", "repeatable",
+    "order", "ties", "degenerate scores", "popularity", "context names the target", "use of test",
 ]  # fmt: skip
 
 
@@ -303,7 +304,26 @@ def test_a_text_that_names_the_target(audit: Audit, tmp_path: Path, secret: bool
     assert code == (3 if secret else 0)
     assert levels.get("context names the target", "pass") == ("fail" if secret else "pass")
     words = "60 of 60" if secret else "0 of 60"
-    assert f"{words} test interactions have their title in the user's text (profile)" == audit.found(CHECKS[10])
+    expected = f"{words} test interactions are named in what the model reads of their user (profile)"
+    assert audit.found("context names the target") == expected
+
+
+def test_values_that_name_the_target(audit: Audit, tmp_path: Path) -> None:
+    overrides = [one for one in profiles(tmp_path, True) if not one.startswith(("~", "backbone", "+fields"))]
+    log = pl.read_csv(tmp_path / "log.csv")
+    users = log.group_by("user_id").agg(history=pl.col("item_id").str.join("|")).sort("user_id")
+    users.write_csv(tmp_path / "users.csv")
+    field = "+fields.history={kind: multi_hot, side: user, column: history}"
+    train(audit.small(f"run.dir={audit.folder}", *overrides, field), progress=False)
+    assert audit.levels()[1]["context names the target"] == "fail"
+
+
+def test_targets_that_the_order_of_the_source_decides(audit: Audit, tmp_path: Path) -> None:
+    overrides = [one for one in profiles(tmp_path, False) if not one.startswith(("~", "backbone", "+fields"))]
+    log = pl.read_csv(tmp_path / "log.csv").with_columns(timestamp=pl.lit(7))
+    log.write_csv(tmp_path / "log.csv")
+    train(audit.small(f"run.dir={audit.folder}", *overrides), progress=False)
+    assert audit.levels()[1]["order of equal times"] == "warn"
 
 
 def by_place(self: Catalogue, users: Tensor) -> Tensor:
@@ -355,3 +375,16 @@ def test_what_cannot_be_audited(audit: Audit) -> None:
     )
     edit_record(folder, lambda record: record.update(status="failed"))
     assert "holds a run with status failed" in audit.text()[2]
+
+
+def test_a_record_that_was_edited_and_hashed_again(audit: Audit) -> None:
+    audit.train()
+
+    def edited(record: dict[str, Any]) -> None:
+        record["protocol"]["candidates"] = "all items: all"
+        record["fingerprint"] = digest(record["protocol"])
+
+    edit_record(audit.folder, edited)
+    code, levels = audit.levels()
+    assert (code, levels["fingerprint"]) == (3, "fail")
+    assert audit.found("fingerprint") == "config and data of the run give another candidates than its record says"

@@ -93,7 +93,7 @@ def test_order_of_rows_and_candidates_and_batches_do_not_matter(seed: int, tied:
             row, column = np.nonzero(positives[own][:, columns])
             shuffled = generator.permutation(len(row))
             row, column = torch.from_numpy(row[shuffled]), torch.from_numpy(column[shuffled])
-            index, top = torch.from_numpy(own), top_scores(batch, 10)
+            index, top = torch.from_numpy(own), top_scores(batch, 60)
             whole.update(index, index, batch, row, column, grades[own][:, columns][row, column], top)
             made.update(index, index, batch, top)
         return torch.cat([whole.per_user()[1], made.per_user()[1]], 1).nan_to_num(-1)
@@ -176,8 +176,16 @@ def test_refuses_scores_that_cannot_be_ranked(bad: float, size: int) -> None:
         positive_ranks(scores, top_scores(scores, 1), torch.tensor([0]), place)
 
 
-def test_refuses_ratings_above_the_highest() -> None:
+def test_refuses_a_positive_given_twice() -> None:
+    metrics, zero = RankingMetrics([1]), torch.tensor([0, 0])
+    with pytest.raises(ValueError, match="a positive is given twice"):
+        metrics.update(zero[:1], zero[:1], torch.ones(1, 2), zero, zero)
+
+
+def test_refuses_ratings_that_are_no_grades() -> None:
     metrics, zero = RankingMetrics([1], max_grade=4.0), torch.tensor([0])
+    with pytest.raises(UserError, match=r"metrics.max_grade=4: there is a rating of 0, and grades are above 0"):
+        metrics.update(zero, zero, torch.ones(1, 2), zero, zero, torch.tensor([0.0]))
     with pytest.raises(UserError, match=r"metrics.max_grade=4: there is a rating of 5"):
         metrics.update(zero, zero, torch.ones(1, 2), zero, zero, torch.tensor([5.0]))
 

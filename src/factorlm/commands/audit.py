@@ -11,8 +11,10 @@ import polars as pl
 import torch
 
 from factorlm.commands.evaluate import open_run
+from factorlm.commands.train import run_protocol
 from factorlm.config.evaluator import make_evaluator
 from factorlm.config.model import field_specs
+from factorlm.data.fields import FieldSpec
 from factorlm.errors import AuditError, UserError
 from factorlm.evaluation.audit import Audited, audit
 from factorlm.runs.identity import code_version
@@ -37,14 +39,12 @@ def main(config: DictConfig) -> None:
     evaluator = make_evaluator(run.config, run.prepared)
     again = evaluator.evaluate(run.model, "test")
     specs = field_specs(run.config) if run.config.baseline is None else {}
-    texts = {
-        name: run.prepared.frames["user"][spec.column].cast(pl.String).fill_null("").to_list()
-        for name, spec in specs.items()
-        if spec.kind == "text" and spec.side == "user"
-    }
+    columns = {name: spec for name, spec in specs.items() if spec.side == "user" and spec.kind in ("text", "multi_hot")}
+    contexts = {name: _values(run.prepared.frames["user"][spec.column], spec) for name, spec in columns.items()}
     per_user, table = (_read(folder / f"{name}.parquet") for name in ("per_user", again.table_name))
     code = code_version(list(run.config.plugins))
-    found = Audited(run.record, code, run.prepared, per_user, table, again, evaluator, run.model, texts)
+    parts = run_protocol(run.config, run.prepared, evaluator)
+    found = Audited(run.record, parts, code, run.prepared, per_user, table, again, evaluator, run.model, contexts)
     findings = list(audit(found))
     failed = [finding.check for finding in findings if finding.level == "fail"]
     if config.json:
@@ -60,6 +60,14 @@ def main(config: DictConfig) -> None:
                 console.print(f"      {finding.why}", style="dim", highlight=False, soft_wrap=True)
     if failed:
         raise AuditError(f"{folder}: {len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
+
+
+def _values(column: pl.Series, spec: FieldSpec) -> list[list[str]]:
+    """What a field tells of each user: one text, or several values."""
+    if column.dtype != pl.List:
+        texts = column.cast(pl.String).fill_null("").to_list()
+        return [[text] if spec.kind == "text" else text.split(spec.separator) for text in texts]
+    return [[str(value) for value in values or []] for values in column.to_list()]
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -144,16 +144,7 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
     prepared_folder, meta = prepare(source, rule, cache_dir(config))
     prepared = load_prepared(prepared_folder)
     evaluator = make_evaluator(config, prepared)
-    added = evaluator.protocol()
-    parts = protocol(
-        data=prepared.data_fingerprint,
-        split=prepared.split_fingerprint,
-        rows=meta["split"]["rows"],
-        candidates=f"{POOLS[rule.candidates]}: {added['candidates']}",
-        exclusion=added["exclusion"],
-        metrics=evaluator.metrics.definitions,
-        selection=f"max valid/{config.selection}{evaluator.suffix}",
-    )
+    parts = run_protocol(config, prepared, evaluator)
     if config.init_from:
         started_from = (read_record(Path(config.init_from)) or {})["protocol"]
         if (started_from["data"], started_from["split"]) != (parts["data"], parts["split"]):
@@ -188,6 +179,21 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
         summarize(tracker, {**values, "fingerprint": digest(parts), "seconds": seconds, "parameters": trainable})
     ms_per_user = round(1000 * seconds["evaluate"] / len(test.per_user), 4)
     record.update(metrics=values, seconds=seconds, ms_per_user=ms_per_user, test_evaluations=1, **trained)
+
+
+def run_protocol(config: DictConfig, prepared: Prepared, evaluator: Evaluator) -> dict[str, Any]:
+    """The protocol of a run of this config on these data."""
+    _, rule = make_data(config)
+    added = evaluator.protocol()
+    return protocol(
+        data=prepared.data_fingerprint,
+        split=prepared.split_fingerprint,
+        rows={part: len(users) for part, users in prepared.split.users.items()},
+        candidates=f"{POOLS[rule.candidates]}: {added['candidates']}",
+        exclusion=added["exclusion"],
+        metrics=evaluator.definitions,
+        selection=f"max valid/{config.selection}{evaluator.suffix}",
+    )
 
 
 def _fit(

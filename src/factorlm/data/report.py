@@ -56,17 +56,27 @@ def split_report(rule: SplitRule, log: pl.DataFrame, questions: Mapping[str, int
 def ambiguous_targets(rule: SplitRule, log: pl.DataFrame) -> float:
     """Share of kept valid and test rows that another order of equal times would have put elsewhere.
 
-    Such a row has the time of a row of another part, of the same user or, where the rule orders all users together,
-    of any; or, where targets are single rows, of another row of its user and part.
+    Such a row has the time of a row of another part, of the same user or, where the rule orders all users together, of
+    any; or, where targets are single rows, of another row of its user and part. The last or first row of a part is
+    also in doubt if such a time could bring another row of its user behind or before it.
     """
     if not rule.ordered:
         return 0.0
     known = pl.col("fate").is_in(["kept", "not_asked"])
     torn = pl.col("part").n_unique().over(rule.ordered) > 1
     crowded = known.sum().over("user", "timestamp") > 1
-    rows = log.filter(pl.col("part") != NO_PART).with_columns(ambiguous=torn | (crowded & (rule.target != "all")))
-    rows = rows.filter(pl.col("part") >= VALID, pl.col("fate") == "kept")
-    return float(rows["ambiguous"].mean())  # type: ignore[arg-type]
+    rows = log.filter(pl.col("part") != NO_PART).with_columns(torn=torn, crowded=crowded & (rule.target != "all"))
+    targets = rows.filter(pl.col("part") >= VALID, pl.col("fate") == "kept").with_row_index("target")
+    doubtful = targets.filter(pl.col("torn") | pl.col("crowded"))["target"]
+    if rule.target in ("last", "first"):
+        parts = rows.filter("torn").select(*rule.ordered, "part").unique()
+        movable = rows.filter("torn").select("user", "timestamp").join(parts, on=list(set(rule.ordered)))
+        reach = (
+            pl.col("moved") >= pl.col("timestamp") if rule.target == "last" else pl.col("moved") <= pl.col("timestamp")
+        )
+        movable = movable.rename({"timestamp": "moved"}).unique()
+        doubtful = pl.concat([doubtful, targets.join(movable, on=["user", "part"]).filter(reach)["target"]])
+    return doubtful.n_unique() / len(targets)
 
 
 def leakage(train: pl.DataFrame, test: pl.DataFrame) -> dict[str, float]:

@@ -22,6 +22,7 @@ from factorlm.runs.identity import digest
 Level = Literal["pass", "warn", "fail"]
 OVERLAP = 0.8  # share of a list that popularity alone would give, from which on it is called popularity
 TIES = 0.01  # share of users or rows with ties, from which on they are worth a warning
+MANY = 0.05  # share of users with one score for everything, from which on the run fails
 DEPTH = 10
 
 
@@ -41,15 +42,17 @@ class Audited:
 
     Attributes:
         record: of the run.
+        protocol: that its config and data give now.
         code: version of the code that determines results, now.
         prepared: its data.
         per_user, table: the tables in its folder.
         again: the same evaluation, made anew from the checkpoint.
         evaluator, scorer: what made it.
-        user_texts: text of each user index that the model reads, by field; empty where it reads none.
+        contexts: what the model reads of each user index beside its id, by field: a text, or several values.
     """
 
     record: dict[str, Any]
+    protocol: dict[str, Any]
     code: str
     prepared: Prepared
     per_user: pl.DataFrame
@@ -57,14 +60,14 @@ class Audited:
     again: Evaluation
     evaluator: RankingEvaluator | PointwiseEvaluator
     scorer: Scorer
-    user_texts: dict[str, list[str]]
+    contexts: dict[str, list[list[str]]]
 
 
 def audit(run: Audited) -> Iterator[Finding]:
     """Make every check that applies to the run, one after the other."""
     checks: tuple[Callable[[Audited], Finding], ...] = (
-        fingerprint, leakage, own_future, overlap, rows, repeatable, order, ties, degenerate, popularity, context,
-        test_use,
+        fingerprint, ordering, leakage, own_future, overlap, rows, repeatable, order, ties, degenerate, popularity,
+        context, test_use,
     )  # fmt: skip
     if isinstance(run.evaluator, RankingEvaluator):
         checks += (lists,)
@@ -73,15 +76,30 @@ def audit(run: Audited) -> Iterator[Finding]:
 
 
 def fingerprint(run: Audited) -> Finding:
-    """The protocol in the record is the one that was hashed when the run was made."""
-    found, recorded = digest(run.record["protocol"]), run.record["fingerprint"]
+    """The protocol in the record is the one that was hashed, and the one that config and data give."""
+    hashed, recorded = digest(run.record["protocol"]), run.record["fingerprint"]
+    other = [part for part, value in run.protocol.items() if run.record["protocol"].get(part) != value]
+    found = f"the fingerprint is {recorded}"
+    if hashed != recorded:
+        found = f"the record was edited: its protocol hashes to {hashed} and the fingerprint is {recorded}"
+    elif other:
+        found = f"config and data of the run give another {', '.join(other)} than its record says"
     return Finding(
         "fingerprint",
-        "pass" if found == recorded else "fail",
-        f"the fingerprint is {recorded}"
-        if found == recorded
-        else f"the record was edited: its protocol hashes to {found} and the fingerprint is {recorded}",
+        "fail" if other or hashed != recorded else "pass",
+        found,
         "runs are comparable by their fingerprint; one that is not its own pairs what must not be paired",
+    )
+
+
+def ordering(run: Audited) -> Finding:
+    """Targets that only the order of equal times in the source decides."""
+    share = run.prepared.split.report["ambiguous_targets"]
+    return Finding(
+        "order of equal times",
+        "warn" if share > TIES else "pass",
+        f"{share:.1%} of validation and test rows would change if equal times stood in another order in the source",
+        "another copy of the data, or a sort that is not stable, gives another test part, and leakage cannot be told",
     )
 
 
@@ -231,7 +249,7 @@ def degenerate(run: Audited) -> Finding:
         share, what = float(run.again.table["score"].n_unique() == 1), "of rows have one and the same score"
     return Finding(
         "degenerate scores",
-        "fail" if share > 0 else "pass",
+        "fail" if share > MANY else "warn" if share > 0 else "pass",
         f"{share:.1%} {what}",
         "such lists are chance, however good the mean looks",
     )
@@ -269,22 +287,29 @@ def popularity(run: Audited) -> Finding:
 
 
 def context(run: Audited) -> Finding:
-    """Whether what the model reads about a user names what it is asked for."""
-    items = run.prepared.frames["item"]
-    name = next((column for column in ("title", "text") if column in items.columns), None)
-    why = "a text that contains the answer tests reading, not recommending"
-    if not run.user_texts or name is None:
-        return Finding("context names the target", "pass", "the model reads no text about users", why)
-    titles = items[name].cast(pl.String).fill_null("").to_list()
-    split = run.prepared.split
+    """Whether what the model reads about a user names what it is asked for: its title in a text, or it among values."""
+    items, split = run.prepared.frames["item"], run.prepared.split
+    why = "a context that contains the answer tests reading, not recommending"
+    if not run.contexts:
+        return Finding("context names the target", "pass", "the model reads nothing about users but their id", why)
+    title = next((column for column in ("title", "text") if column in items.columns), "item_id")
+    names = [
+        {str(value).casefold() for value in values if value is not None and len(str(value)) > 3} | {str(values[0])}
+        for values in items.select("item_id", title).rows()
+    ]
     pairs = list(zip(split.users["test"].tolist(), split.items["test"].tolist(), strict=True))
-    named = sum(
-        any(len(titles[item]) > 3 and titles[item] in texts[user] for texts in run.user_texts.values())
-        for user, item in pairs
-    )
-    fields = ", ".join(run.user_texts)
-    found = f"{named} of {len(pairs)} test interactions have their {name} in the user's text ({fields})"
+    named = sum(any(_names(contexts[user], names[item]) for contexts in run.contexts.values()) for user, item in pairs)
+    fields = ", ".join(run.contexts)
+    found = f"{named} of {len(pairs)} test interactions are named in what the model reads of their user ({fields})"
     return Finding("context names the target", "fail" if named else "pass", found, why)
+
+
+def _names(values: list[str], names: set[str]) -> bool:
+    """Whether one of several values is a name, or a single text holds one of more than three letters."""
+    lowered = [value.casefold() for value in values]
+    if len(lowered) == 1:
+        return any(name in lowered[0] for name in names if len(name) > 3)
+    return any(value in names for value in lowered)
 
 
 def test_use(run: Audited) -> Finding:

@@ -70,7 +70,7 @@ class Full:
 
 @dataclass(frozen=True)
 class Uniform:
-    """The positives and some candidates drawn at random among those the user never had, as in older papers.
+    """The positives and some candidates drawn among those that are no positive of the user, as in older papers.
 
     Sampled metrics are no estimates of full ones and can order models differently (W. Krichene and S. Rendle, On
     Sampled Metrics for Item Recommendation, KDD 2020), so their names say what they are: ``ndcg@10/uni100``.
@@ -125,8 +125,8 @@ class Listed:
     suffix = "/listed"
 
     def identity(self) -> str:
-        """The checksum of the file."""
-        return f"listed, {checksum(self.path)[:12]}"
+        """The checksum of the file, and which of its columns are read."""
+        return f"listed, {checksum(self.path)[:12]} {self.columns['user']} {self.columns['item']}"
 
     def choose(self, questions: Questions) -> Pairs:
         """Look the users and items up.

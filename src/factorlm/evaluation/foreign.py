@@ -153,6 +153,10 @@ def _notes(run: pl.DataFrame, users: pl.DataFrame, listed: pl.DataFrame, k: int)
     strange = run.join(users, on="user_id", how="anti")["user_id"].n_unique()
     top = listed.filter(pl.col("score").rank("min", descending=True).over("user") <= k)
     tied = top.filter(pl.struct("user", "score").is_duplicated())["user"].n_unique()
+    ends = listed.group_by("user").agg(
+        lowest=(pl.col("score") == pl.col("score").min()).sum(), above=(pl.col("score") > pl.col("score").min()).sum()
+    )
+    cut = len(ends.filter(pl.col("lowest") > 1, pl.col("above") < k, pl.col("lowest") + pl.col("above") >= k))
     if missing:
         notes.append(f"users of the qrels without a list: {missing} of {len(users)}; they count 0")
     if strange:
@@ -161,6 +165,11 @@ def _notes(run: pl.DataFrame, users: pl.DataFrame, listed: pl.DataFrame, k: int)
         notes.append(f"lists shorter than {k}: {short}")
     if tied:
         notes.append(f"lists with ties within rank {k}: {tied}; their values are expectations over random tie-breaks")
+    if cut:
+        notes.append(
+            f"lists that end in a tie which begins within rank {k}: {cut}; if they were cut there, their values are not "
+            "those of the whole ranking"
+        )
     return notes
 
 

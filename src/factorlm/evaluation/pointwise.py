@@ -92,6 +92,11 @@ class PointwiseEvaluator:
         return [name for name in self.metrics.names if name not in ("logloss", "calibration")]
 
     @property
+    def definitions(self) -> list[str]:
+        """Every metric with its version."""
+        return self.metrics.definitions
+
+    @property
     def suffix(self) -> str:
         """What follows the names of metrics."""
         return ""

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from factorlm.data.prepared import Prepared
 from factorlm.data.rules import PARTS
-from factorlm.data.tables import frame
+from factorlm.data.tables import fingerprint, frame
 from factorlm.errors import UserError
 from factorlm.evaluation.base import Catalogue, Evaluation, Scorer, gathered, share, user_table, with_values
 from factorlm.evaluation.candidates import Candidates, Pairs, Questions
+from factorlm.metrics import beyond
 from factorlm.metrics.ranking import BeyondMetrics, RankingMetrics
 from factorlm.metrics.ranks import Top, top_scores
 
@@ -169,8 +170,14 @@ def _between(pairs: tuple[Tensor, ...], start: int, end: int) -> tuple[Tensor, .
 
 
 def batch_scores(catalogue: Catalogue, batch: QueryBatch) -> Tensor:
-    """Scores [U, N] of a batch, -inf where a candidate is excluded or not listed."""
+    """Scores [U, N] of a batch, -inf where a candidate is excluded or not listed.
+
+    Raises:
+        ValueError: the model gives NaN or minus infinity itself.
+    """
     scores = catalogue.cross(batch.places).float()
+    if not scores.amin().isfinite():
+        raise ValueError("scores contain NaN or infinity: the model has diverged")
     if len(batch.listed[0]):
         listed = torch.full_like(scores, -torch.inf)
         listed[batch.listed] = scores[batch.listed]
@@ -214,6 +221,20 @@ class RankingEvaluator:
             "exclusion": "valid: train; test: train+valid; and what was passed before the target",
         }
 
+    @property
+    def definitions(self) -> list[str]:
+        """Every metric with its version, and the item columns that diversity and slices read, with their content."""
+        kinds = [name for name in beyond.VERSIONS if name != "diversity" or self.metrics.diversity is not None]
+        named = [f"{name}@{k} v{beyond.VERSIONS[name]}" for k in self.metrics.ks for name in kinds]
+        columns = {"diversity by": self.metrics.diversity} | {f"sliced by {c}": c for c in self.metrics.slices}
+        items = self.prepared.frames["item"]
+        read = [
+            f"{use} {fingerprint(items.select('item_id', column))[:8]}"
+            for use, column in columns.items()
+            if column in items.columns
+        ]
+        return [*self.metrics.definitions, *named, *read]
+
     def task(self, part: str) -> RankingTask:
         """The ranking problem of a part."""
         return ranking_task(self.prepared, part, self.candidates)
@@ -243,7 +264,7 @@ class RankingEvaluator:
         catalogue = scorer.catalogue(task.users, task.candidates)
         popularity, features = self._item_statistics(task.candidates)
         whole = self.fresh()
-        beyond = BeyondMetrics(self.metrics.ks, task.candidates, popularity, features)
+        made = BeyondMetrics(self.metrics.ks, task.candidates, popularity, features)
         slices = self._slices(task.positives[2])
         sliced = {name: self.fresh() for name in slices}
         recommended = []
@@ -251,7 +272,7 @@ class RankingEvaluator:
             scores = batch_scores(catalogue, batch)
             top = top_scores(scores, max(self.top, *self.metrics.ks) + 1)  # one more shows where a tie goes on
             whole.update(batch.queries, batch.users, scores, batch.rows, batch.columns, batch.grades, top)
-            beyond.update(batch.queries, batch.users, scores, top)
+            made.update(batch.queries, batch.users, scores, top)
             for name, chosen in slices.items():
                 inside = chosen[batch.items]
                 positives = batch.rows[inside], batch.columns[inside], batch.grades[inside]
@@ -259,7 +280,7 @@ class RankingEvaluator:
             recommended.append(self._recommended(task, batch, Top(*(part[:, : self.top] for part in top))))
         values: dict[str, float] = {}
         per_user = user_table(self.prepared, task.users)
-        for metric, suffix in ((whole, ""), (beyond, ""), *((sliced[name], f"/{name}") for name in slices)):
+        for metric, suffix in ((whole, ""), (made, ""), *((sliced[name], f"/{name}") for name in slices)):
             values |= {f"{name}{task.suffix}{suffix}": value for name, value in metric.compute().items()}
             users, table = metric.per_user()
             columns = {f"{name}{task.suffix}{suffix}": table[:, i] for i, name in enumerate(metric.names)}

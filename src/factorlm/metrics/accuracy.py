@@ -167,8 +167,10 @@ def err(positives: Positives, k: int, max_grade: float) -> Tensor:
     for q in range(depth + 1):
         reading[:, q:] += symmetric[:, q : q + 1] * negatives[:, : depth + 1 - q] * window[:, q:]
         window[:, q + 1 :] *= ((taken + 1) / left)[:, : depth - q]
-    rank = positives.higher.unsqueeze(1) + taken + 1
-    stops = torch.where((rank <= k) & (taken < tied), (reading[:, :-1] - reading[:, 1:]) / rank, 0.0).sum(1)
+    stops = torch.zeros_like(positives.hits)
+    for r in range(depth):  # one after the other: a sum over columns would depend on how many there are
+        rank = positives.higher + r + 1
+        stops += torch.where((rank <= k) & (r < positives.tied), (reading[:, r] - reading[:, r + 1]) / rank, 0.0)
     return positives.sum(stops * _before(positives, survived))
 
 
@@ -271,12 +273,15 @@ def ranking_values(
         [U, M] in the order of `ranking_names`.
 
     Raises:
-        ValueError: a score is NaN or infinite.
+        ValueError: a score is NaN or infinite, or a positive is given twice.
 
     >>> values = ranking_values(torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([0]), torch.tensor([1]), [1, 2])
     >>> dict(zip(ranking_names([1, 2], None), values[0].tolist()))["mrr@2"]
     0.5
     """
+    places = (rows * scores.shape[1] + columns)[columns >= 0]
+    if len(places.unique()) < len(places):
+        raise ValueError("a positive is given twice")
     top = top_scores(scores, max(ks)) if top is None else top
     depth = min(max(ks), top.values.shape[1])
     top = Top(top.values[:, :depth], top.columns[:, :depth])

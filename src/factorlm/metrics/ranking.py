@@ -44,8 +44,14 @@ class RankingMetrics(PerUserMetric):
 
     @property
     def definitions(self) -> list[str]:
-        """Each name with the version of its definition, as in ``ndcg@10 v1``: a part of the protocol."""
-        return [f"{name} v{accuracy.VERSIONS[name.partition('@')[0]]}" for name in self.names]
+        """Each name with the version of its definition, as in ``ndcg@10 v1`` or ``err@10 v1 max 5``.
+
+        They are a part of the protocol; what beyond-accuracy metrics and slices add comes from the evaluation.
+        """
+        return [f"{name} v{accuracy.VERSIONS[name.partition('@')[0]]}{self._scale(name)}" for name in self.names]
+
+    def _scale(self, name: str) -> str:
+        return f" max {self.max_grade:g}" if name.startswith("err@") else ""
 
     def update(
         self,
@@ -74,13 +80,20 @@ class RankingMetrics(PerUserMetric):
         self._add(queries, users, values)
 
     def check_grades(self, grades: Tensor) -> None:
-        """Refuse ratings [P] above the highest, whose probability to stop would exceed 1.
+        """Refuse ratings [P] that are no grades from above 0 to the highest.
 
         Raises:
             UserError: there is one.
         """
-        if self.max_grade is not None and len(grades) and grades.max() > self.max_grade:
+        if self.max_grade is None or not len(grades):
+            return
+        if grades.max() > self.max_grade:
             raise UserError(f"metrics.max_grade={self.max_grade:g}: there is a rating of {grades.max():g}; raise it")
+        if grades.min() <= 0:
+            raise UserError(
+                f"metrics.max_grade={self.max_grade:g}: there is a rating of {grades.min():g}, and grades are above 0; "
+                "raise dataset.min_value, or set metrics.max_grade=null"
+            )
 
 
 class BeyondMetrics(PerUserMetric):
