@@ -307,6 +307,10 @@ def main(config: DictConfig) -> float:
     folder = train(config)
     record = read_record(folder)
     assert record is not None
+    split = record["split"]
+    lost = sum(split["dropped"]["test"].values())
+    later = f"{split['leakage']['after_test']:.1%} of training rows are later than a test row on average"
+    print(f"test: {split['rows']['test']:,} rows of {split['users']['test']:,} users, {lost:,} left out; {later}")
     values = {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
     print("\n".join(metric_lines({name.removeprefix("test/"): value for name, value in values.items()})))
     print(folder)
