@@ -106,6 +106,13 @@ def _dispatch(given: list[str]) -> None:
         near = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"{name}: no such command{hint}; there are {', '.join(COMMANDS)}")
+    if name not in CONFIGS and ("--help" in given or "-h" in given):
+        from factorlm.config.compose import conf_dir
+
+        print(f"factorlm {name}: {COMMANDS[name]}\n\nkeys, set by --KEY VALUE or KEY=VALUE:\n")
+        lines = (conf_dir() / f"{name}.yaml").read_text().splitlines()
+        print("\n".join(line for line in lines if not line.startswith(("defaults:", "  - "))))
+        return
     _run_hydra(name, given[1:])
 
 
@@ -129,6 +136,12 @@ def _overrides(schema: type, arguments: Sequence[str]) -> list[str]:
         argument = rest.pop(0)
         key, equals, value = argument.removeprefix("--").partition("=")
         part = "." in key and key.partition(".")[0] in names
+        if kinds.get(key, "").startswith("list") and equals and not argument.startswith("--") and value[:1] not in "[$":
+            overrides.append(f"{key}=[{','.join(_quoted(one) for one in value.split(','))}]")
+            continue
+        follows = bool(overrides) and overrides[-1].startswith("-")  # the value of one of Hydra's options
+        if not argument.startswith(("-", "~")) and not equals and not follows:
+            raise UserError(f"{argument}: every argument is KEY=VALUE or --KEY VALUE; see factorlm COMMAND --help")
         if not argument.startswith("--") or not (key in kinds or part):
             if argument.startswith("--") and key not in HYDRA:
                 near = get_close_matches(key, kinds, n=1, cutoff=0.5)
@@ -144,6 +157,8 @@ def _overrides(schema: type, arguments: Sequence[str]) -> list[str]:
             values.append(rest.pop(0))
         if not values:
             raise UserError(f"--{key} needs a value")
+        if kind == "list[int]":
+            values = [one for value in values for one in value.strip("[]").split(",")]
         quoted = [_quoted(one) for one in values]
         overrides.append(f"{key}=[{','.join(quoted)}]" if kind.startswith("list") else f"{key}={quoted[0]}")
     return overrides

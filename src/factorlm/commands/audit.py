@@ -17,7 +17,8 @@ from factorlm.config.model import field_specs
 from factorlm.data.fields import FieldSpec
 from factorlm.errors import AuditError, UserError
 from factorlm.evaluation.audit import Audited, audit
-from factorlm.runs.identity import code_version
+from factorlm.runs.identity import code_version, digest
+from factorlm.runs.record import FILE, read_record
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,6 +36,7 @@ def main(config: DictConfig) -> None:
     if config.run.dir is None:
         raise UserError("run.dir is missing: name the folder of a finished run, run.dir=PATH")
     folder = Path(config.run.dir).expanduser()
+    _require_own_hash(folder)
     run = open_run(folder, config.cache)
     evaluator = make_evaluator(run.config, run.prepared)
     again = evaluator.evaluate(run.model, "test")
@@ -73,4 +75,14 @@ def _values(column: pl.Series, spec: FieldSpec) -> list[list[str]]:
 def _read(path: Path) -> pl.DataFrame:
     if not path.exists():
         raise UserError(f"{path} is missing: factorlm evaluate run.dir={path.parent} writes it again")
-    return pl.read_parquet(path)
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise AuditError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def _require_own_hash(folder: Path) -> None:
+    """Find an edited protocol before its data are looked for."""
+    record = read_record(folder) or {}
+    if "fingerprint" in record and digest(record.get("protocol")) != record["fingerprint"]:
+        raise AuditError(f"{folder / FILE} was edited: its protocol does not hash to its fingerprint")

@@ -21,6 +21,7 @@ from factorlm.errors import UserError
 from factorlm.models.recommender import Recommender
 from factorlm.reporting.metrics import metric_lines
 from factorlm.runs.record import FILE, read_record, write_json
+from factorlm.runs.store import status
 from factorlm.training.checkpoint import load_checkpoint
 
 
@@ -41,8 +42,8 @@ def open_run(folder: Path, cache: str) -> OpenRun:
         UserError: the folder holds none, or its data have changed.
     """
     record = read_record(folder)
-    if record is None or record["status"] != "done":
-        state = "holds no run" if record is None else f"holds a run with status {record['status']}"
+    if record is None or record.get("status") != "done":
+        state = "holds no run" if record is None else f"holds a run with status {status(folder, record)}"
         raise UserError(f"run.dir={folder} {state}: name the folder of a finished run")
     config = OmegaConf.load(folder / "config.yaml")
     assert isinstance(config, DictConfig)

@@ -22,7 +22,9 @@ def main(config: DictConfig) -> None:
     Raises:
         UserError: the files cannot be scored, or an option makes no sense.
     """
-    if bool(config.run) == bool(config.rows) or bool(config.run) != bool(config.qrels):
+    if config.rows and (config.run or config.qrels):
+        raise UserError("--rows holds labels and scores itself: leave it out, or --qrels and --run")
+    if not config.rows and not (config.run and config.qrels):
         raise UserError("name what is relevant and who is scored, --qrels FILE --run FILE ..., or --rows FILE ...")
     if not config.ks or min(config.ks) < 1:
         raise UserError(f"ks={list(config.ks)}: give cut-offs of 1 or more")
@@ -33,6 +35,9 @@ def main(config: DictConfig) -> None:
     for name, system in scored.items():
         for note in system.notes:
             print(f"{name}: {note}", file=sys.stderr)
+    for name, system in scored.items():
+        if config.metric and config.metric not in system.values:
+            raise UserError(f"metric={config.metric} is not among those of {name}: {', '.join(system.values)}")
     comparison = _compared(config, scored) if len(scored) > 1 else None
     if folder:
         _write(folder, scored, comparison)

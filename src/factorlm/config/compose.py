@@ -83,7 +83,7 @@ def explain(error: Exception, name: str) -> str:
 
 
 def _nearest(wrong: str, known: Sequence[str]) -> str:
-    near = get_close_matches(wrong, known, n=1, cutoff=0.5)
+    near = [key for key in get_close_matches(wrong, known, n=2, cutoff=0.5) if key != wrong]
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
