@@ -24,15 +24,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy.special import stdtr
 
-from factorlm.comparison.crossed import critical
+from factorlm.comparison.crossed import parts, tail
 from factorlm.comparison.planning import Components
 from factorlm.comparison.statistics import Effects, benjamini_hochberg, holm, paired_effects
 from factorlm.reporting.tables import markdown
 
 METRICS = ("ndcg@10", "recall@10", "hit@10", "mrr@10", "recall@20")
 SEEDS = (2, 3, 5, 10)
+LEVELS = (0.05, 0.01, 0.001)
 BATCH, RESAMPLES = 50, 1000
 MARGIN = 0.02
 PLANTED = {  # deviation of the effect between users and between seeds
@@ -75,15 +76,17 @@ def joined(found: list[Effects], name: str) -> Arrays:
 
 
 def no_effect(pool_MSU: Arrays, trials: int, generator: np.random.Generator) -> dict[str, Any]:
-    """False positives by number of seeds, method and metric."""
+    """False positives by number of seeds, method and metric; of ours at smaller levels too."""
     result: dict[str, Any] = {}
     for seeds in SEEDS:
         found = batches(trials, lambda seeds=seeds: two_sets(pool_MSU, seeds, generator), generator)
-        outside = (joined(found, "boot_low") > 0) | (joined(found, "boot_high") < 0)
+        p_TM = joined(found, "p_value")
         hits = {
-            "crossed": joined(found, "p_value") < 0.05,
+            "crossed": p_TM < 0.05,
+            "crossed, level 0.01": p_TM < 0.01,
+            "crossed, level 0.001": p_TM < 0.001,
             "flip": joined(found, "p_flip") < 0.05,
-            "bootstrap": outside,
+            "bootstrap": (joined(found, "boot_low") > 0) | (joined(found, "boot_high") < 0),
         }
         result[str(seeds)] = {
             name: {metric: percent(hit_TM[:, place]) for place, metric in enumerate(METRICS)}
@@ -115,11 +118,11 @@ def planted(pool_MSU: Arrays, trials: int, generator: np.random.Generator) -> di
     return dict(result)
 
 
-def family(pool_MSU: Arrays, trials: int, generator: np.random.Generator, arms: int = 4) -> dict[str, Any]:
-    """Chance of any false finding among four equal arms with three seeds: Holm over arms, BH over arms and metrics."""
+def family(pool_MSU: Arrays, trials: int, seeds: int, generator: np.random.Generator, arms: int = 4) -> dict[str, Any]:
+    """Chance of any false finding among four equal arms: Holm over arms, Benjamini-Hochberg over arms and metrics."""
     any_holm, any_bh, any_raw = [], [], []
     for _ in range(trials):
-        sets = generator.permutation(pool_MSU.shape[1])[: 3 * (arms + 1)].reshape(arms + 1, 3)
+        sets = generator.permutation(pool_MSU.shape[1])[: seeds * (arms + 1)].reshape(arms + 1, seeds)
         differences = np.stack([pool_MSU[:, own] - pool_MSU[:, sets[0]] for own in sets[1:]])
         p_AM = paired_effects(differences, 1, None, generator).p_value
         any_raw.append(p_AM.min() < 0.05)
@@ -135,66 +138,87 @@ def components(pool_MSU: Arrays) -> dict[str, dict[str, float]]:
 
 
 def grid(draws: int, generator: np.random.Generator) -> dict[str, Any]:
-    """False positives of methods over normal users and seeds: least, largest and mean distance from 5 by seeds."""
-    rates: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """False positives of methods over normal users and seeds, by level and seeds.
+
+    Least, largest and mean distance from the level; and of our test and its first version the largest chance of any
+    false finding among five independent tests after Holm, and among twenty after Benjamini and Hochberg.
+    """
+    rates: dict[str, Any] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for seeds, users, user_sd, seed_sd in itertools.product(
         SEEDS, (50, 200, 1000), (0, 0.3, 1, 3), (0, 0.02, 0.05, 0.1, 0.3)
     ):
         free = seeds - 1, users - 1, (seeds - 1) * (users - 1)
         expected = users * seed_sd**2 + 1, seeds * user_sd**2 + 1, 1.0
         squares = [mean * generator.chisquare(df, draws) / df for mean, df in zip(expected, free, strict=True)]
-        size = seeds * users
-        mean = generator.normal(0, ((expected[0] + expected[1] - 1) / size) ** 0.5, draws)
+        mean = np.abs(generator.normal(0, (expected[0] + expected[1] - 1) ** 0.5, draws))
         for name, method in METHODS.items():
-            rates[name][seeds].append(100 * float((np.abs(mean) > method(squares, seeds, users) / size**0.5).mean()))
+            p_values = method(squares, mean, seeds, users)
+            for level in LEVELS:
+                rates[str(level)][name][seeds].append(100 * float((p_values < level).mean()))
+            if name in ("ours", "first version"):
+                five, twenty = p_values.reshape(-1, 5), np.sort(p_values.reshape(-1, 20), 1)
+                rates["holm"][name][seeds].append(100 * float((five.min(1) * 5 < 0.05).mean()))
+                any_bh = (twenty * 20 / np.arange(1, 21)).min(1) < 0.05
+                rates["benjamini_hochberg"][name][seeds].append(100 * float(any_bh.mean()))
+
+    def summary(own: list[float], level: float) -> dict[str, float]:
+        distance = float(np.mean(np.abs(np.array(own) - 100 * level)))
+        return {"least": round(min(own), 2), "most": round(max(own), 2), "mean distance": round(distance, 2)}
+
     return {
-        name: {
-            str(seeds): {
-                "least": round(min(own), 1),
-                "most": round(max(own), 1),
-                "mean distance": round(float(np.mean(np.abs(np.array(own) - 5))), 2),
-            }
-            for seeds, own in by_seeds.items()
+        kind: {
+            name: {str(seeds): summary(own, float(kind) if kind[0] == "0" else 0.05) for seeds, own in by_seeds.items()}
+            for name, by_seeds in by_name.items()
         }
-        for name, by_seeds in rates.items()
+        for kind, by_name in rates.items()
     }
 
 
-def ours(squares: list[Arrays], seeds: int, users: int, cut: float = 0.25) -> Arrays:
+def ours(squares: list[Arrays], mean: Arrays, seeds: int, users: int) -> Arrays:
+    """Two-sided p-values of means in units of 1 / sqrt(S U)."""
+    seed, user = (seeds * users * part for part in parts(*squares, seeds, np.array(users)))
+    return 2 * tail(mean / np.sqrt(seed + user), seed / (seed + user), seeds, users)
+
+
+def first_version(squares: list[Arrays], mean: Arrays, seeds: int, users: int, cut: float = 0.25) -> Arrays:
+    """The users' part at any size, cut at minus a quarter of the seeds' part, and the weight as it is."""
     total = squares[0] + np.maximum(squares[1] - squares[2], -cut * squares[0])
-    return critical(0.025, np.minimum(squares[0] / total, 1), seeds, users) * np.sqrt(total)
+    share, t = np.minimum(squares[0] / total, 1), mean / np.sqrt(total)
+    return 2 * (share * stdtr(seeds - 1, -t) + (1 - share) * stdtr(users - 1, -t))
 
 
-def cut_at_zero(squares: list[Arrays], seeds: int, users: int) -> Arrays:
-    return ours(squares, seeds, users, 0.0)
+def cut_at_zero(squares: list[Arrays], mean: Arrays, seeds: int, users: int) -> Arrays:
+    return first_version(squares, mean, seeds, users, 0.0)
 
 
-def cochran(squares: list[Arrays], seeds: int, users: int) -> Arrays:
-    rest = np.maximum(squares[1] - squares[2], 0)
-    t_seeds, t_users = stats.t.isf(0.025, seeds - 1), stats.t.isf(0.025, users - 1)
-    return (squares[0] * t_seeds + rest * t_users) / np.sqrt(squares[0] + rest)
+def weight_kept(squares: list[Arrays], mean: Arrays, seeds: int, users: int) -> Arrays:
+    """Ours but for the root of the weight at two seeds."""
+    seed, user = parts(*squares, seeds, np.array(users))
+    share, t = seed / (seed + user), mean / np.sqrt(seeds * users * (seed + user))
+    return share * 2 * stdtr(seeds - 1, -t) + (1 - share) * 2 * stdtr(users - 1, -t)
 
 
-def satterthwaite(squares: list[Arrays], seeds: int, users: int) -> Arrays:
+def satterthwaite(squares: list[Arrays], mean: Arrays, seeds: int, users: int) -> Arrays:
     total = np.maximum(squares[0] + squares[1] - squares[2], squares[0])
     free = seeds - 1, users - 1, (seeds - 1) * (users - 1)
     df = total**2 / sum(own**2 / count for own, count in zip(squares, free, strict=True))
-    return stats.t.isf(0.025, np.maximum(df, seeds - 1)) * np.sqrt(total)
+    return 2 * stdtr(np.maximum(df, seeds - 1), -mean / np.sqrt(total))
 
 
-def satterthwaite_floored(squares: list[Arrays], seeds: int, users: int) -> Arrays:
+def satterthwaite_floored(squares: list[Arrays], mean: Arrays, seeds: int, users: int) -> Arrays:
     floored = [np.maximum(squares[0], squares[2]), np.maximum(squares[1], squares[2]), squares[2]]
-    return satterthwaite(floored, seeds, users)
+    return satterthwaite(floored, mean, seeds, users)
 
 
-def seeds_ignored(squares: list[Arrays], seeds: int, users: int) -> Arrays:
-    return stats.t.isf(0.025, users - 1) * np.sqrt(squares[1])
+def seeds_ignored(squares: list[Arrays], mean: Arrays, seeds: int, users: int) -> Arrays:
+    return 2 * stdtr(users - 1, -mean / np.sqrt(squares[1]))
 
 
-METHODS: dict[str, Callable[[list[Arrays], int, int], Arrays]] = {
+METHODS: dict[str, Callable[[list[Arrays], Arrays, int, int], Arrays]] = {
     "ours": ours,
-    "ours, users' part cut at 0": cut_at_zero,
-    "cochran": cochran,
+    "ours, weight not rooted": weight_kept,
+    "first version": first_version,
+    "first version, cut at 0": cut_at_zero,
     "satterthwaite": satterthwaite,
     "satterthwaite, floored at MS_e": satterthwaite_floored,
     "seeds ignored": seeds_ignored,
@@ -218,7 +242,7 @@ def main() -> None:
             "components": components(pool_MSU),
             "no effect": no_effect(pool_MSU, options.trials, generator),
             "planted": planted(pool_MSU, options.trials, generator),
-            "family": family(pool_MSU, options.trials, generator),
+            "family": {str(seeds): family(pool_MSU, options.trials, seeds, generator) for seeds in (2, 3)},
         }
     (options.out / "results.json").write_text(json.dumps(answer) + "\n")
     tables = "\n\n".join(map(markdown, shown(answer, [folder.name for folder in options.folders])))
@@ -232,10 +256,13 @@ def shown(answer: dict[str, Any], pools: list[str]) -> list[list[list[str]]]:
     def cell(share: dict[str, float]) -> str:
         return f"{share['rate']:.1f} ±{share['error']:.1f}"
 
-    methods = [["false positives, normal values", *(f"{seeds} seeds" for seeds in SEEDS)]]
-    for name, own in answer["grid"].items():
-        methods.append([name, *(f"{v['least']}-{v['most']} ({v['mean distance']})" for v in own.values())])
-    tables = [methods]
+    tables = []
+    for kind, by_name in answer["grid"].items():
+        title = f"level {kind}" if kind[0] == "0" else f"any false finding, {kind}"
+        table = [[f"normal values, {title}", *(f"{seeds} seeds" for seeds in SEEDS)]]
+        for name, own in by_name.items():
+            table.append([name, *(f"{v['least']}-{v['most']} ({v['mean distance']})" for v in own.values())])
+        tables.append(table)
     for pool in pools:
         positives = [[f"{pool}: false positives", "seeds", *METRICS]]
         for seeds, by_method in answer[pool]["no effect"].items():
@@ -249,8 +276,9 @@ def shown(answer: dict[str, Any], pools: list[str]) -> list[list[list[str]]]:
                     own["false at margin"]["p_equivalent"],
                 ]
                 coverage.append([name, seeds, *map(cell, shares)])
-        families = [[f"{pool}: any false finding, four equal arms", "rate"]]
-        families += [[name, cell(own)] for name, own in answer[pool]["family"].items()]
+        families = [[f"{pool}: any false finding, four equal arms", "2 seeds", "3 seeds"]]
+        for name in answer[pool]["family"]["2"]:
+            families.append([name, *(cell(own[name]) for own in answer[pool]["family"].values())])
         tables += [positives, coverage, families]
     return tables
 

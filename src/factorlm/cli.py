@@ -203,6 +203,8 @@ def _run_hydra(name: str, arguments: list[str]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, config_name)) from error
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
         if stop.code:
             raise UserError("see the usage above") from None
     finally:

@@ -23,8 +23,8 @@ from factorlm.runs.identity import digest
 
 Compose = Callable[..., DictConfig]
 CHECKS = [
-    "fingerprint", "order of equal times", "leakage over time", "own future", "train-test overlap", "rows", "repeatable",
-    "order", "ties", "degenerate scores", "popularity", "context names the target", "use of test",
+    "fingerprint", "order of equal times", "leakage over time", "own future", "train-test overlap", "rows",
+    "repeatable", "order", "ties", "degenerate scores", "popularity", "context names the target", "use of test",
 ]  # fmt: skip
 
 

@@ -227,7 +227,7 @@ def test_several_runs_are_compared(files: Path, score: Score, call: Callable[...
     assert (code, err.count("\n")) == (0, 2)
     assert "two is better than one" in out
     assert f"ndcg@10      {metrics['one']:.4f} {metrics['two']:.4f}" in out
-    assert "metric=recal@10 is not in" in call(*both, "--metric", "recal@10")[2]
+    assert "metric=recal@10 is not among those of one" in call(*both, "--metric", "recal@10")[2]
 
 
 def test_files_of_one_name_in_two_folders(files: Path, score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,7 +388,7 @@ def test_files_in_another_encoding(files: Path, call: Callable[..., Any], name: 
         ((), "name what is relevant and who is scored, --qrels FILE --run FILE ..., or --rows FILE ..."),
         (("--qrels", "qrels.txt"), "name what is relevant"),
         (("--run", "run.txt"), "name what is relevant"),
-        ((*BASIC, "--rows", "run.txt"), "name what is relevant"),
+        ((*BASIC, "--rows", "run.txt"), "--rows holds labels and scores itself"),
         (("--qrels", "none.txt", "--run", "run.txt"), "no such file: none.txt"),
         (("--qrels", "qrels.txt", "--run", "none.parquet"), "no such file: none.parquet"),
         (("--qrels", "qrels.txt", "--run", "."), ". is a folder: name a file"),

@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from statsmodels.stats.multitest import multipletests
 
-from factorlm.comparison.columns import split_name
+from factorlm.comparison.columns import is_share, split_name
 from factorlm.comparison.compare import compare_tables
-from factorlm.comparison.runs import compare_runs, run_differences
+from factorlm.comparison.runs import by_arm, compare_runs, run_differences
 from factorlm.comparison.statistics import holm
 from factorlm.errors import UserError
+from factorlm.metrics.rows import row_metrics
 from factorlm.reporting.report import runs_report
-from factorlm.reporting.tables import cost, effects, quality, rich_table, slices
+from factorlm.reporting.tables import all_effects, cost, effects, quality, rich_table, slices
 from factorlm.reporting.terminal import show
 from factorlm.reporting.verdict import verdict, warnings
 from factorlm.runs.identity import digest, protocol, require_same_protocol
@@ -111,10 +113,14 @@ def test_users_are_paired_by_id() -> None:
 
 
 def test_slices_are_of_the_primary_metric() -> None:
-    found = compare_tables(arms(ids=0.0, text=0.05), "ndcg@10", 300)["arms"]["text"]
+    both = {
+        name: [table(10 * place + seed, gain, users=120) for seed in (1, 2, 3)]
+        for place, (name, gain) in enumerate({"ids": 0.0, "text": 0.05}.items())
+    }
+    found = compare_tables(both, "ndcg@10", 300)["arms"]["text"]
     assert list(found["effects"]) == ["hit@10", "ndcg@10/uni100"]
     assert {name: own["users"] for name, own in found["slices"].items()} == {
-        "cold": 30, "activity=none": 15, "activity=low": 15, "activity=middle": 30,
+        "cold": 60, "activity=none": 30, "activity=low": 30, "activity=middle": 60,
     }  # fmt: skip
     assert found["metrics"]["test/ndcg@10/cold"]["mean"] > 0
     assert found["effect"]["p_equivalent"] is None
@@ -135,6 +141,8 @@ def test_different_users_need_force() -> None:
     both = arms(ids=0.0, text=0.05)
     both["text"][1] = both["text"][1].filter(pl.col("user_id") < 50)
     with pytest.raises(UserError, match="ids, table 1 has 60 and text, table 2 50, 50 in common.*force=true"):
+        compare_tables(both, "ndcg@10", 100, force=False)
+    with pytest.raises(UserError, match="evaluate the same users$"):
         compare_tables(both, "ndcg@10", 100)
     found = compare_tables(both, "ndcg@10", 100, force=True)
     assert (found["users"], found["left_out"]) == (50, 10)
@@ -142,13 +150,16 @@ def test_different_users_need_force() -> None:
     assert "10 users are left out, who are not in every table" in warnings(found)
 
 
-def test_different_missing_values_need_force() -> None:
+def test_different_missing_values() -> None:
     both = arms(ids=0.0, text=0.05)
     both["text"][0] = both["text"][0].with_columns(
         pl.when(pl.col("user_id") > 0).then(pl.col("hit@10")).alias("hit@10")
     )
-    with pytest.raises(UserError, match="hit@10: other users have a value in text, table 1 than in ids, table 1"):
-        compare_tables(both, "ndcg@10", 100)
+    found = compare_tables(both, "ndcg@10", 100, force=False)
+    assert list(found["arms"]["text"]["effects"]) == ["ndcg@10/uni100"]
+    assert "hit@10 is dropped: other users have a value in text, table 1 than in ids, table 1" in warnings(found)
+    with pytest.raises(UserError, match="hit@10: other users have a value in text, table 1 than in ids.*force=true"):
+        compare_tables(both, "hit@10", 100, force=False)
     assert compare_tables(both, "ndcg@10", 100, force=True)["arms"]["text"]["effects"]["hit@10"]["users"] == 59
 
 
@@ -194,7 +205,81 @@ def test_verdicts() -> None:
     noisy = np.random.default_rng(3)
     both = {name: [table(1).with_columns(pl.Series("ndcg@10", noisy.random(60)))] for name in ("ids", "text")}
     (sentence,) = verdict(compare_tables(both, "ndcg@10", 300, 0.001))
-    assert "text is not distinguishable from ids, and this comparison could only see effects of 0.1" in sentence
+    assert "text is not distinguishable from ids; this comparison finds effects of 0.1" in sentence
+
+
+def test_what_is_seen_is_seen_after_holm() -> None:
+    """A difference above what one test would see may still be none among many arms; the sentence must not deny it."""
+    noisy = np.random.default_rng(3)
+    both = {str(arm): [table(1).with_columns(pl.Series("ndcg@10", noisy.random(60)))] for arm in range(6)}
+    found = compare_tables(both, "ndcg@10", 300)
+    effect = found["arms"]["1"]["effect"]
+    assert effect["detectable_holm"] > effect["detectable"]
+    assert f"finds effects of {effect['detectable_holm']:.4f} with probability 0.8" in verdict(found)[0]
+
+
+def test_few_seeds_are_warned_of() -> None:
+    both = arms(ids=0.0, text=0.05)
+    for count, words in ((1, ["one run of each arm", "fewer than 300 users"]), (2, ["two seeds: "]), (3, [])):
+        found = warnings(compare_tables({name: own[:count] for name, own in both.items()}, "ndcg@10", 100))
+        assert [line.startswith(word) for line, word in zip(found, words, strict=True)] == [True] * len(words)
+
+
+@pytest.mark.parametrize("metric", ["auc", "logloss", "accuracy", "f1"])
+def test_shares_of_users_are_not_values_of_users(metric: str) -> None:
+    """Where only the active users' scores change, the metric of the others stays, and their shares do not."""
+    generator = np.random.default_rng(0)
+    counts = np.repeat([3, 10, 100], 60)
+    users, labels = np.repeat(np.arange(180), counts), generator.integers(0, 2, counts.sum())
+    base = 0.3 * labels + generator.normal(size=len(labels))
+    both = {}
+    for name, scores in (("ids", base), ("text", np.where(users < 120, base, base + 0.5 * labels))):
+        found = row_metrics(*map(torch.tensor, (users, labels, scores)), probabilities=False, threshold=0.5)
+        shares = {key: value.numpy() for key, value in found.shares.items()}
+        both[name] = [pl.DataFrame({"user_id": range(180), "train_interactions": counts, **shares})]
+        assert {key for key in shares if is_share(key)} == set(shares) - {"uauc"}
+    low = both["text"][0][metric][:60] - both["ids"][0][metric][:60]
+    assert low.abs().max() > 0 or metric in ("logloss", "accuracy")
+    found = compare_tables(both, metric, 100)
+    assert (found["activity"], found["arms"]["text"]["slices"]) == ({}, {})
+    effect = found["arms"]["text"]["effect"]
+    assert (effect["wins"], effect["losses"], effect["ties"], effect["users"]) == (None, None, None, 180)
+    assert effects(found)[1][6] == "–"
+    assert all(row[8] == ("–" if is_share(row[1]) else row[8]) for row in all_effects(found, "effects")[1:])
+    assert len(slices(found)) == 1
+    show(found, "rows")
+    json.dumps(found, allow_nan=False)
+    assert compare_tables(both, "uauc", 100)["activity"]
+
+
+def test_edited_tables_are_refused(tmp_path: Path) -> None:
+    one, two = run(tmp_path, "ids", 1, table(1)), run(tmp_path, "text", 1, table(2))
+    table(2).with_columns(pl.col("ndcg@10") + 0.001).write_parquet(two / "per_user.parquet")
+    with pytest.raises(UserError, match="per_user.parquet of .*text-1 was edited: the mean of ndcg@10 is 0") as caught:
+        compare_runs({"ids": [one], "text": [two]}, "ndcg@10", 100)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_metric_without_a_value_is_no_obstacle(tmp_path: Path) -> None:
+    folders = {arm: [run(tmp_path, arm, 1, table(place))] for place, arm in enumerate(("ids", "text"))}
+    record = json.loads((folders["text"][0] / "record.json").read_text())
+    record["metrics"] |= {"test/coverage@10": None}
+    (folders["text"][0] / "record.json").write_text(json.dumps(record))
+    found = compare_runs(folders, "ndcg@10", 100)
+    assert "test/coverage@10" in found["arms"]["ids"]["metrics"]
+    assert "test/coverage@10" not in found["arms"]["text"]["metrics"]
+    show(found, "runs")
+    assert "not every record says how often the test part was evaluated" in runs_report(found)
+
+
+def test_evaluations_of_test_are_those_of_the_records(tmp_path: Path) -> None:
+    folders = {arm: [run(tmp_path, arm, 1, table(place))] for place, arm in enumerate(("ids", "text"))}
+    for times, words in ((1, "once"), (3, "up to 3 times")):
+        for place, (folder,) in enumerate(folders.values()):
+            record = json.loads((folder / "record.json").read_text()) | {"test_evaluations": times if place else 1}
+            (folder / "record.json").write_text(json.dumps(record))
+        report = runs_report(compare_runs(folders, "ndcg@10", 100))
+        assert f"the test part was evaluated {words} for each run." in report
 
 
 def test_a_lower_loss_is_better() -> None:
@@ -278,7 +363,11 @@ def test_every_differing_part_is_named(tmp_path: Path) -> None:
     found = compare_runs({"ids": [one], "text": [two]}, "ndcg@10", 100, force=True)
     assert len(found["not_comparable"]) == 5
     report = runs_report(found)
-    assert "## against ids (NOT COMPARABLE: other data, split" in report
+    bar = "(NOT COMPARABLE: other data, split"
+    headings = [line for line in report.splitlines() if line.startswith(("#", "<details>"))]
+    assert [bar in line for line in headings] == [True] * (len(headings) - 1) + [False]
+    assert headings[-1] == "## How to read it"
+    assert f"## against ids {bar}" in report
     assert "**NOT COMPARABLE: data differ (aa against dd); split differs (split=user_time" in report
 
 
@@ -303,3 +392,19 @@ def test_unfinished_or_unpaired_runs_are_refused(tmp_path: Path) -> None:
     (one / "per_user.parquet").unlink()
     with pytest.raises(UserError, match="per_user.parquet is missing"):
         compare_runs({"ids": [one], "text": [run(tmp_path, "text", 1, table(2))]}, "ndcg@10", 100)
+
+
+def test_runs_of_one_name_and_two_configs_are_two_arms(tmp_path: Path) -> None:
+    folders = []
+    for lr in (0.1, 0.2):
+        for seed in (1, 2):
+            folder = tmp_path / f"run-{lr}-{seed}"
+            folder.mkdir()
+            protocol = {"data": "aa"}
+            record = {"status": "done", "arm": "run", "protocol": protocol, "fingerprint": digest(protocol)}
+            (folder / "record.json").write_text(json.dumps(record))
+            (folder / "config.yaml").write_text(f"seed: {seed}\noptimizer: {{lr: {lr}, decay: 0}}\n")
+            folders.append(folder)
+    grouped = by_arm(folders)
+    assert grouped == {"optimizer.lr=0.1": folders[:2], "optimizer.lr=0.2": folders[2:]}
+    assert list(by_arm(folders[:2])) == ["run-0.1-1", "run-0.1-2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,10 @@ def main(config: DictConfig) -> None:
         )
     names = {"user_sd": "between users", "seed_sd": "between seeds", "noise_sd": "what is left"}
     print("deviation of the effect: " + ", ".join(f"{names[key]} {sd:.4f}" for key, sd in plan["components"].items()))
-    rows = [[str(seeds), _users(users)] for seeds, users in zip(plan["seeds"], plan["users"], strict=True)]
+    rows = [
+        [f"{seeds} (for that seed alone)" if seeds == 1 else str(seeds), _users(users)]
+        for seeds, users in zip(plan["seeds"], plan["users"], strict=True)
+    ]
     table = [["seeds", "users"], *rows]
     print(f"users needed to see {config.effect:g} ({wanted}):")
     Console().print(rich_table(table))
@@ -48,7 +52,7 @@ def plan_comparison(config: DictConfig) -> dict[str, Any]:
         UserError: a value is out of range, or neither runs nor deviations are given.
     """
     for key, good, rule in (
-        ("effect", config.effect > 0, "above 0"),
+        ("effect", 0 < config.effect < math.inf, "above 0"),
         ("alpha", 0 < config.alpha < 1, "between 0 and 1"),
         ("power", config.alpha < config.power < 1, "between alpha and 1"),
         ("seeds", len(config.seeds) > 0 and min(config.seeds, default=0) > 0, "numbers of 1 or more"),
@@ -59,7 +63,7 @@ def plan_comparison(config: DictConfig) -> dict[str, Any]:
     given = [key for key, value in deviations.items() if value is not None]
     runs = None
     if config.runs is None:
-        if len(given) < len(deviations) or min(deviations.values()) < 0:
+        if len(given) < len(deviations) or not all(0 <= value < math.inf for value in deviations.values()):
             raise UserError("name runs of two arms (runs=[FOLDER,...]), or user_sd, seed_sd and noise_sd, none below 0")
         components = Components(**deviations)
     else:

@@ -6,6 +6,7 @@ import re
 
 SLICED = re.compile("(.+?)/(warm|cold|head|tail|[^/=]+=.*)")
 LOWER_IS_BETTER = ("logloss", "calibration")
+SHARES = ("auc", "uauc_rows", "uauc_positives", "logloss", "precision", "recall", "f1", "accuracy")
 
 
 def split_name(column: str) -> tuple[str, str | None]:
@@ -21,6 +22,15 @@ def split_name(column: str) -> tuple[str, str | None]:
 def candidates(metric: str) -> str:
     """What a metric ranks: ``uni100`` and the like for sampled candidates, empty for all of them."""
     return metric.partition("/")[2]
+
+
+def is_share(metric: str) -> bool:
+    """Whether a user's number is a share of one metric of all rows (`factorlm.metrics.rows`), which says nothing alone.
+
+    >>> is_share("auc"), is_share("recall"), is_share("recall@10"), is_share("uauc")
+    (True, True, False, False)
+    """
+    return metric in SHARES
 
 
 def lower_is_better(metric: str) -> bool:

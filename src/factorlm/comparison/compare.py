@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from factorlm.comparison.columns import lower_is_better, split_name
+from factorlm.comparison.columns import is_share, lower_is_better, split_name
 from factorlm.comparison.statistics import Effects, benjamini_hochberg, holm, paired_effects
 from factorlm.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 NO_METRIC = ("user_id", "train_interactions")
-FEWEST_USERS = 10  # of a slice
+FEWEST_USERS = 30  # of a slice
 
 
 def compare_tables(
@@ -28,7 +28,7 @@ def compare_tables(
     metric: str,
     resamples: int,
     margin: float | None = None,
-    force: bool = False,
+    force: bool | None = None,
 ) -> dict[str, Any]:
     """Pair every arm with the first, the baseline, user by user and seed by seed.
 
@@ -39,15 +39,19 @@ def compare_tables(
         metric: primary metric, such as ``ndcg@10``.
         resamples: of bootstrap and permutation test.
         margin: smallest difference that matters, for the equivalence test.
-        force: where users differ between tables, compare those whom all have.
+        force: where users differ between tables, compare those whom all have. None: as False, where the caller has no
+            such choice to offer.
 
     Returns:
-        Plain data: ``metric``, ``baseline``, ``users``, ``left_out`` (users that not every table has), ``seeds``,
-        ``resamples``, ``margin``, ``activity`` (training interactions of the users of each slice, from and to) and, for
-        each arm, ``metrics`` (mean and standard deviation over seeds), ``effect`` on the primary metric, ``effects`` on
-        the others and ``slices`` of the primary metric; None and empty for the baseline. An effect is `Effects.at` with
+        Plain data: ``metric``, ``baseline``, ``users``, ``left_out`` (users that not every table has), ``dropped``
+        (other metrics that different users have a value of, and where), ``seeds``, ``resamples``, ``margin``,
+        ``activity`` (training interactions of the users of each slice, from and to) and, for each arm, ``metrics``
+        (mean and standard deviation over seeds), ``effect`` on the primary metric, ``effects`` on the others and
+        ``slices`` of the primary metric; None and empty for the baseline. An effect is `Effects.at` with
         ``p_not_worse`` (test against worse by the margin or more) and ``q_value``, after Benjamini and Hochberg over
         all effects of the comparison; on the primary metric the p-values are also adjusted after Holm for the arms.
+        Where users have shares only (`is_share`) there are no slices of activity, and ``wins``, ``losses`` and
+        ``ties`` are None.
 
     Raises:
         UserError: a metric is missing, tables are not paired, or users differ.
@@ -61,6 +65,7 @@ def compare_tables(
         "baseline": next(iter(arms)),
         "users": int((~np.isnan(values_AMSU[0, 0, 0])).sum()),
         "left_out": paired.left_out,
+        "dropped": paired.dropped,
         "seeds": list(range(1, values_AMSU.shape[2] + 1)),
         "resamples": resamples,
         "margin": margin,
@@ -86,16 +91,18 @@ class Paired:
         values_AMSU: [A, M, S, U]; NaN where a user has no value.
         columns: M names: the primary metric, the other metrics, and the slices of the primary metric.
         left_out: users that not every table has.
+        dropped: other metrics that different users have a value of, and in which tables.
         activity: least and most training interactions of the users in each slice of activity.
     """
 
     values_AMSU: Floats
     columns: list[str]
     left_out: int
+    dropped: dict[str, str]
     activity: dict[str, list[int]]
 
 
-def pair_users(arms: Mapping[str, Sequence[pl.DataFrame]], metric: str, force: bool) -> Paired:
+def pair_users(arms: Mapping[str, Sequence[pl.DataFrame]], metric: str, force: bool | None) -> Paired:
     """Put tables in the same order of users; arguments and errors are those of `compare_tables`."""
     baseline, *others = arms
     if not others:
@@ -108,11 +115,14 @@ def pair_users(arms: Mapping[str, Sequence[pl.DataFrame]], metric: str, force: b
     columns = _columns(named, metric)
     users, left_out = _common_users(named, force)
     tables = [table.join(users, on="user_id", how="semi").sort("user_id") for table in named.values()]
-    values_AMSU = (
-        _values(tables, columns, list(named), force).reshape(len(arms), num_seeds, len(columns), -1).swapaxes(1, 2)
-    )
+    values_TMU = np.stack([table.select(pl.col(columns).cast(pl.Float64)).to_numpy().T for table in tables])
+    dropped = {} if force else _dropped(values_TMU, columns, list(named), force)
+    values_TMU = np.where(np.isnan(values_TMU).any(0), np.nan, values_TMU)
+    values_TMU = values_TMU[:, [column not in dropped for column in columns]]
+    columns = [column for column in columns if column not in dropped]
+    values_AMSU = values_TMU.reshape(len(arms), num_seeds, len(columns), -1).swapaxes(1, 2)
     activity = {}
-    for name, mask_U, reach in _activity(tables[0]):
+    for name, mask_U, reach in () if is_share(metric) else _activity(tables[0]):
         columns.append(f"{metric}/activity={name}")
         values_AMSU = np.concatenate([values_AMSU, np.where(mask_U, values_AMSU[:, :1], np.nan)], 1)
         activity[f"activity={name}"] = reach
@@ -120,7 +130,7 @@ def pair_users(arms: Mapping[str, Sequence[pl.DataFrame]], metric: str, force: b
     if present_M[0] < 2:
         raise UserError(f"metric={metric} has a value for {present_M[0]} users: comparing takes two or more")
     kept = [place for place, count in enumerate(present_M) if count >= min(FEWEST_USERS, present_M[0])]
-    return Paired(values_AMSU[:, kept], [columns[place] for place in kept], left_out, activity)
+    return Paired(values_AMSU[:, kept], [columns[place] for place in kept], left_out, dropped, activity)
 
 
 def _columns(named: Mapping[str, pl.DataFrame], metric: str) -> list[str]:
@@ -138,7 +148,7 @@ def _columns(named: Mapping[str, pl.DataFrame], metric: str) -> list[str]:
     return [metric, *metrics, *(c for c in shared if split_name(c)[0] == metric and c != metric)]
 
 
-def _common_users(named: Mapping[str, pl.DataFrame], force: bool) -> tuple[pl.DataFrame, int]:
+def _common_users(named: Mapping[str, pl.DataFrame], force: bool | None) -> tuple[pl.DataFrame, int]:
     """Users whom all tables have, and how many others there are."""
     first, *_ = named
     common = everyone = named[first].select("user_id")
@@ -153,23 +163,25 @@ def _common_users(named: Mapping[str, pl.DataFrame], force: bool) -> tuple[pl.Da
         if not force and not len(common) == len(own) == len(everyone):
             raise UserError(
                 f"users differ: {first} has {len(named[first])} and {name} {len(own)}, {len(common)} in common; "
-                "evaluate the same users, or compare those in common with force=true"
+                f"{_remedy(force)}"
             )
     return common, len(everyone) - len(common)
 
 
-def _values(tables: Sequence[pl.DataFrame], columns: Sequence[str], names: Sequence[str], force: bool) -> Floats:
-    """Values [tables, M, U]; NaN where a user has none in any table."""
-    values = np.stack([table.select(pl.col(columns).cast(pl.Float64)).to_numpy().T for table in tables])
-    missing = np.isnan(values)
-    for name, own in zip(names, missing, strict=True):
-        differing = (own != missing[0]).any(-1)
-        if differing.any() and not force:
-            raise UserError(
-                f"{columns[int(differing.argmax())]}: other users have a value in {name} than in {names[0]}; "
-                "evaluate the same users, or compare those in common with force=true"
-            )
-    return np.where(missing.any(0), np.nan, values)
+def _remedy(force: bool | None) -> str:
+    return "evaluate the same users" + ("" if force is None else ", or compare those in common with force=true")
+
+
+def _dropped(values_TMU: Floats, columns: Sequence[str], names: Sequence[str], force: bool | None) -> dict[str, str]:
+    """Columns that different users have a value of, and in which tables; of the primary metric that is an error."""
+    missing, dropped = np.isnan(values_TMU), {}
+    for place, column in enumerate(columns):
+        differing = (missing[:, place] != missing[0, place]).any(-1)
+        if differing.any():
+            dropped[column] = f"other users have a value in {names[int(differing.argmax())]} than in {names[0]}"
+    if columns[0] in dropped:
+        raise UserError(f"{columns[0]}: {dropped[columns[0]]}; {_remedy(force)}")
+    return dropped
 
 
 def _activity(table: pl.DataFrame) -> Iterator[tuple[str, npt.NDArray[np.bool_], list[int]]]:
@@ -201,6 +213,9 @@ def _found(effects: Effects, columns: Sequence[str]) -> list[dict[str, Any]]:
             effect["q_value"] = next(q_values)
             below, above = effect.pop("p_not_below"), effect.pop("p_not_above")
             effect["p_not_worse"] = below if better == 1 else above
+        for column, effect in zip(columns, arm, strict=True):
+            if is_share(column):
+                effect.update(wins=None, losses=None, ties=None)
     primary = [arm[0] for arm in cells]
     for name in ("p_value", "p_equivalent", "p_not_worse"):
         if primary[0][name] is not None:

@@ -38,13 +38,32 @@ def mean_squares(values_SU: Floats, present_U: npt.NDArray[np.bool_]) -> tuple[F
     return seeds / free, users / (num_users - 1), rest / (free * (num_users - 1))
 
 
+def parts(
+    seeds: Floats, users: Floats, rest: Floats, num_seeds: int, num_users: npt.NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """The seeds' and the users' part of the squared standard error of the mean, from `mean_squares`.
+
+    They expect σ_s²/S + σ_e²/(S U) and σ_u²/U. Users count only where their mean square exceeds that of the rest by
+    more than one standard error of that excess: what is noise must not be given the light tail of many users. Seeds
+    count for at least one part in U of the rest, since values on a lattice, such as hits, can agree by chance.
+    """
+    noise = rest * np.sqrt(2 * num_seeds / (max(num_seeds - 1, 1) * num_users))
+    excess = np.where(users - rest > noise, users - rest, 0.0)
+    size = num_seeds * num_users
+    return np.maximum(seeds, rest / num_users) / size, excess / size
+
+
 def tail(t: Any, seed_share: Any, num_seeds: int, num_users: Any) -> Floats:
     """Probability that the t value of a mean over users and seeds exceeds ``t`` if the true mean is 0.
 
     The mixture w T(S - 1) + (1 - w) T(U - 1) of Student tails, w the share of seeds in the squared standard error:
     these are the weights of W. G. Cochran (Approximate significance levels of the Behrens-Fisher test, Biometrics
     20(1), 1964), applied to probabilities instead of critical values. It is exact where one source of variance is all.
+    With two seeds w is replaced by its root: a large t then comes from a seeds' part that is small by chance, and the
+    tail of T(1), of order 1/t, makes that as likely as the root of the part.
     """
+    if num_seeds == 2:
+        seed_share = np.sqrt(seed_share)
     seeds, users = stdtr(max(num_seeds - 1, 1), -np.asarray(t)), stdtr(np.asarray(num_users) - 1, -np.asarray(t))
     return np.asarray(seed_share * seeds + (1 - np.asarray(seed_share)) * users)
 

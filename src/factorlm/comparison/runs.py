@@ -10,23 +10,75 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import yaml
 
 from factorlm.comparison.columns import lower_is_better
 from factorlm.comparison.compare import compare_tables, over_seeds, pair_users
 from factorlm.errors import UserError
-from factorlm.runs.identity import protocol_differences, require_own_fingerprint, require_same_protocol
+from factorlm.runs.identity import digest, protocol_differences, require_own_fingerprint, require_same_protocol
 from factorlm.runs.record import read_record
+
+# what of a config does not tell arms apart
+NOT_OF_AN_ARM = (
+    "seed",
+    "arm",
+    "study",
+    "run",
+    "cache",
+    "tracking",
+    "threads",
+    "plugins",
+    "init_from",
+    "eval_batch_size",
+)
 
 
 def by_arm(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """Run folders by their arm, in the order they come; each an arm of its own where all are of one."""
-    grouped: dict[str, list[Path]] = {}
+    """Run folders by their arm, in the order they come.
+
+    Runs of one arm share their config but for the seed. Where runs of one name do not, each config is an arm, called by
+    what differs; runs of one config alone are each an arm of their own.
+    """
+    grouped: dict[tuple[str, str], list[Path]] = {}
+    configs: dict[tuple[str, str], dict[str, Any]] = {}
     for folder in folders:
-        grouped.setdefault(_record(folder)["arm"], []).append(folder)
-    if len(grouped) > 1:
-        return grouped
-    distinct = len({folder.name for folder in folders}) == len(folders)
-    return {folder.name if distinct else str(folder): [folder] for folder in folders}
+        config = _config(folder)
+        key = _record(folder)["arm"], digest(config)
+        grouped.setdefault(key, []).append(folder)
+        configs[key] = config
+    if len(grouped) == 1:
+        distinct = len({folder.name for folder in folders}) == len(folders)
+        return {folder.name if distinct else str(folder): [folder] for folder in folders}
+    names = [arm for arm, _ in grouped]
+    return {
+        key[0] if names.count(key[0]) == 1 else _difference(configs[key], configs): own for key, own in grouped.items()
+    }
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What of a run's config makes its arm."""
+    path = folder / "config.yaml"
+    content = yaml.safe_load(path.read_text()) if path.exists() else {}
+    return {key: value for key, value in content.items() if key not in NOT_OF_AN_ARM}
+
+
+def _difference(config: Mapping[str, Any], all_configs: Mapping[Any, Mapping[str, Any]]) -> str:
+    """The settings of a config that others do not share, in short."""
+    others = [other for other in all_configs.values() if other != config]
+    found = []
+    for key, value in config.items():
+        if all(other.get(key) == value for other in others):
+            continue
+        if isinstance(value, dict) and all(isinstance(other.get(key), dict) for other in others):
+            own = {name: one for name, one in value.items() if any(other[key].get(name) != one for other in others)}
+            if all(set(other[key]) == set(value) for other in others):
+                found += [f"{key}.{name}={one}" for name, one in own.items()]
+                continue
+            value = ",".join(value)
+        if isinstance(value, dict):
+            value = str(value.get("_target_", "other")).rpartition(".")[2]
+        found.append(f"{key}={'none' if value is None else value}")
+    return " ".join(found)[:40]
 
 
 @dataclass(frozen=True)
@@ -48,23 +100,39 @@ def _read(arms: Mapping[str, Sequence[Path]], force: bool) -> _Arms:
     first = next(iter(seeds.values()))
     if any(own != first or len(set(own)) < len(own) for own in seeds.values()):
         raise UserError(f"arms are paired seed by seed, so each needs the same seeds, once; they have {seeds}")
-    tables = {name: [_per_user(record["folder"]) for record in own] for name, own in records.items()}
+    tables = {name: [_per_user(record) for record in own] for name, own in records.items()}
     return _Arms(records, tables, first, [str(difference) for difference in protocol_differences(by_name)])
 
 
 def _record(folder: Path) -> dict[str, Any]:
     record = read_record(folder)
-    if record is None or record["status"] != "done":
+    if record is None or record.get("status") != "done":
         raise UserError(f"{folder} holds no finished run: train it first")
     require_own_fingerprint(record, str(folder))
     return record | {"folder": folder}
 
 
-def _per_user(folder: Path) -> pl.DataFrame:
-    path = folder / "per_user.parquet"
+def _per_user(record: Mapping[str, Any]) -> pl.DataFrame:
+    """The table of users, whose means must be the metrics of the record."""
+    path = record["folder"] / "per_user.parquet"
+    again = f"factorlm evaluate run.dir={record['folder']}"
     if not path.exists():
-        raise UserError(f"{path} is missing: write it again with factorlm evaluate run.dir={folder}")
-    return pl.read_parquet(path)
+        raise UserError(f"{path} is missing: write it again with {again}")
+    table = pl.read_parquet(path)
+    for column in table.columns:
+        if f"test/{column}" in record["metrics"]:
+            recorded = record["metrics"][f"test/{column}"]
+            mean = table.select(pl.col(column).cast(pl.Float64).fill_nan(None).mean()).item()
+            if not np.isclose(_number(mean), _number(recorded), 0, 1e-9, equal_nan=True):
+                raise UserError(
+                    f"per_user.parquet of {record['folder']} was edited: the mean of {column} is {mean} and the record "
+                    f"says {recorded}; remove the file and write it again with {again}"
+                )
+    return table
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def compare_runs(
@@ -83,11 +151,12 @@ def compare_runs(
 
     Returns:
         The data of `compare_tables` with ``fingerprint``, ``seeds``, ``not_comparable`` (how protocols differ, nothing
-        if they do not) and, for each arm, all metrics of the records, ``cost``, ``runs`` and ``pareto``: whether no
-        other arm is as good at lower cost, or better at the same.
+        if they do not) and, for each arm, all metrics of the records, ``cost``, ``test_evaluations`` (most often
+        that a run's test part was evaluated), ``runs`` and ``pareto``: whether no other arm is as good at lower cost,
+        or better at the same.
 
     Raises:
-        UserError: protocols or seeds differ, a record was edited, or a metric is missing.
+        UserError: protocols or seeds differ, a record or table was edited, or a metric is missing.
     """
     read = _read(arms, force)
     comparison = compare_tables(read.tables, metric, resamples, margin, force)
@@ -99,8 +168,11 @@ def compare_runs(
     for name, own in read.records.items():
         arm = comparison["arms"][name]
         shared = [key for key in own[0]["metrics"] if all(key in record["metrics"] for record in own)]
-        recorded = {key: over_seeds([record["metrics"][key] for record in own]) for key in shared}
+        values = {key: [record["metrics"][key] for record in own] for key in shared}
+        recorded = {key: over_seeds(found) for key, found in values.items() if None not in found}
         arm |= {"metrics": recorded | arm["metrics"], "cost": _cost(own)}
+        counted = [record["test_evaluations"] for record in own if "test_evaluations" in record]
+        arm["test_evaluations"] = max(counted) if len(counted) == len(own) else None
         arm["runs"] = [str(record["folder"]) for record in own]
     for arm in comparison["arms"].values():
         arm["pareto"] = not any(_dominates(other, arm, metric) for other in comparison["arms"].values())

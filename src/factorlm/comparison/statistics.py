@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factorlm.comparison.crossed import critical, detectable, mean_squares, tail
+from factorlm.comparison.crossed import critical, detectable, mean_squares, parts, tail
 from factorlm.comparison.resampling import bootstrap_means, sign_flip_p
 
 Floats = npt.NDArray[np.float64]
@@ -32,6 +32,7 @@ class Effects:
         wins, losses, ties: users whose mean over seeds is above, below or equal to the baseline's.
         users: that have a value.
         detectable: smallest effect that such a comparison finds with probability 0.8 at a two-sided level of 0.05.
+        detectable_holm: the same at 0.05 / A, the level of Holm's first step.
         p_equivalent: two one-sided tests of an absolute difference of at least the margin; None without a margin.
         p_not_below, p_not_above: one-sided test of a true difference of -margin or less, and of margin or more.
     """
@@ -51,6 +52,7 @@ class Effects:
     ties: npt.NDArray[np.int64]
     users: npt.NDArray[np.int64]
     detectable: Floats
+    detectable_holm: Floats
     p_equivalent: Floats | None = None
     p_not_below: Floats | None = None
     p_not_above: Floats | None = None
@@ -65,12 +67,9 @@ def paired_effects(
 ) -> Effects:
     """Summarize paired differences of A arms to one baseline on M metrics; all share the same resamples.
 
-    Users and seeds are crossed random effects. With the mean squares of `mean_squares` the squared standard error of
-    the mean has a part of the seeds, MS_s / (S U), and one of the users, (MS_u - MS_e) / (S U); it expects
-    σ_s²/S + σ_u²/U + σ_e²/(S U). The t value is referred to `tail`. The users' part may come out negative; it is cut at
-    minus a quarter of the seeds' part, since a cut at 0 made false positives too rare where users do not differ
-    (experiments/calibration). With one seed the standard error is that of the mean over users: it says nothing of
-    other seeds.
+    Users and seeds are crossed random effects. The squared standard error of the mean has a part of the seeds and one
+    of the users, see `parts`; it expects σ_s²/S + σ_u²/U + σ_e²/(S U). The t value is referred to `tail`. With one seed
+    the standard error is that of the mean over users: it says nothing of other seeds.
 
     Args:
         difference_AMSU: [A, M, S, U], arm minus baseline; NaN where a user has no value for a metric, under any seed.
@@ -85,9 +84,9 @@ def paired_effects(
     user_AMU = difference_AMSU.mean(2)
     mean_AM = user_AMU.sum(-1) / users_M
     seeds_AM, between_AM, rest_AM = mean_squares(difference_AMSU, present_MU)
-    seed_part_AM, user_part_AM = seeds_AM / (num_seeds * users_M), (between_AM - rest_AM) / (num_seeds * users_M)
-    squared_AM = seed_part_AM + np.maximum(user_part_AM, -seed_part_AM / 4)
-    error_AM, share_AM = np.sqrt(squared_AM), np.minimum(_ratio(seed_part_AM, squared_AM), 1.0)
+    seed_part_AM, user_part_AM = parts(seeds_AM, between_AM, rest_AM, num_seeds, users_M)
+    squared_AM = seed_part_AM + user_part_AM
+    error_AM, share_AM = np.sqrt(squared_AM), _ratio(seed_part_AM, squared_AM)
 
     def beyond(distance: Floats) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -100,6 +99,7 @@ def paired_effects(
         bootstrap_means(difference_AMSU, present_MU, resamples, generator), [0.025, 0.975], axis=0, overwrite_input=True
     )
     wins_AM, losses_AM = (user_AMU > ROUNDING).sum(-1), (user_AMU < -ROUNDING).sum(-1)
+    expected_AM = np.maximum(seed_part_AM, rest_AM / (num_seeds * users_M))  # no less than what is left, but by chance
     below = above = None
     if margin is not None:
         below, above = beyond(mean_AM + margin), beyond(margin - mean_AM)
@@ -118,7 +118,8 @@ def paired_effects(
         losses=losses_AM,
         ties=users_M - wins_AM - losses_AM,
         users=np.broadcast_to(users_M, mean_AM.shape),
-        detectable=detectable(seed_part_AM, np.maximum(user_part_AM, 0.0), num_seeds, users_M),
+        detectable=detectable(expected_AM, user_part_AM, num_seeds, users_M),
+        detectable_holm=detectable(expected_AM, user_part_AM, num_seeds, users_M, 0.05 / len(difference_AMSU)),
         p_equivalent=None if below is None or above is None else np.maximum(below, above),
         p_not_below=below,
         p_not_above=above,

@@ -167,8 +167,8 @@ def _notes(run: pl.DataFrame, users: pl.DataFrame, listed: pl.DataFrame, k: int)
         notes.append(f"lists with ties within rank {k}: {tied}; their values are expectations over random tie-breaks")
     if cut:
         notes.append(
-            f"lists that end in a tie which begins within rank {k}: {cut}; if they were cut there, their values are not "
-            "those of the whole ranking"
+            f"lists that end in a tie which begins within rank {k}: {cut}; if they were cut there, their values are "
+            "not those of the whole ranking"
         )
     return notes
 

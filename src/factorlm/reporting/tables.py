@@ -32,7 +32,8 @@ def quality(comparison: Mapping[str, Any], deviations: bool) -> Cells:
 
 def _metrics(comparison: Mapping[str, Any]) -> list[str]:
     """The primary metric and the usual ones; those on sampled candidates only beside their like."""
-    have, metric = next(iter(comparison["arms"].values()))["metrics"], comparison["metric"]
+    have = set.intersection(*(set(arm["metrics"]) for arm in comparison["arms"].values()))
+    metric = comparison["metric"]
     sampled = f"/{candidates(metric)}" if candidates(metric) else ""
     return [
         metric,
@@ -44,13 +45,15 @@ def effects(comparison: Mapping[str, Any]) -> Cells:
     """One row for each arm but the baseline: its difference on the primary metric.
 
     ``Holm`` is p adjusted for the arms of the table, ``d`` the effect size, ``up/down`` the share of users whose value
-    rose or fell, ``sees`` the smallest effect that the comparison finds with probability 0.8.
+    rose or fell (– where users have shares only), ``sees`` the smallest effect that the comparison finds with
+    probability 0.8.
     """
     table = [["arm", "diff", "95 % interval", "p", "Holm", "d", "up/down", "sees"]]
     for arm, content in comparison["arms"].items():
         effect = content["effect"]
         if effect is not None:
-            share = f"{effect['wins'] / effect['users']:.0%}/{effect['losses'] / effect['users']:.0%}"
+            moved = [effect[key] for key in ("wins", "losses")]
+            share = "–" if None in moved else "/".join(f"{count / effect['users']:.0%}" for count in moved)
             p_values = [_probability(effect[key]) for key in ("p_value", "p_holm")]
             seen = _short(effect["detectable"]).removeprefix("+")
             size = _short(effect["effect_size"], 2)
@@ -95,7 +98,8 @@ def all_effects(comparison: Mapping[str, Any], part: str) -> Cells:
             continue
         primary = {comparison["metric"]: content["effect"]} if part == "effects" else {}
         for name, effect in (primary | content[part]).items():
-            users = f"{effect['wins']}/{effect['losses']}/{effect['ties']}"
+            moved = [effect[key] for key in ("wins", "losses", "ties")]
+            users = "–" if None in moved else "/".join(map(str, moved))
             p_values = [_probability(effect[key]) for key in ("p_value", "q_value")]
             size, seen = _short(effect["effect_size"], 2), _short(effect["detectable"]).removeprefix("+")
             cells = [

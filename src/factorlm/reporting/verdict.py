@@ -8,6 +8,7 @@ from typing import Any
 from factorlm.comparison.columns import lower_is_better
 
 LEVEL = 0.05
+ENOUGH_USERS = 300
 
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:
@@ -26,7 +27,7 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
 
 def _found(effect: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     baseline, margin = comparison["baseline"], comparison["margin"]
-    if effect["ties"] == effect["users"]:
+    if effect["difference"] == effect["standard_error"] == 0:
         return f"the same as {baseline} for every user"
     if effect["p_holm"] < LEVEL:
         better = (effect["difference"] > 0) != lower_is_better(comparison["metric"])
@@ -37,8 +38,8 @@ def _found(effect: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
         return f"equivalent to {baseline} within ±{margin:g}"
     if margin is not None and effect["p_not_worse_holm"] < LEVEL:
         return f"no worse than {baseline} by more than {margin:g}"
-    limit = f"this comparison could only see effects of {effect['detectable']:.4f} or more"
-    return f"not distinguishable from {baseline}, and {limit}"
+    seen = f"this comparison finds effects of {effect['detectable_holm']:.4f} with probability 0.8"
+    return f"not distinguishable from {baseline}; {seen}"
 
 
 def barred(comparison: Mapping[str, Any]) -> str:
@@ -54,6 +55,15 @@ def warnings(comparison: Mapping[str, Any]) -> list[str]:
         found.append(f"NOT COMPARABLE: {'; '.join(comparison['not_comparable'])}")
     if comparison["left_out"]:
         found.append(f"{comparison['left_out']} users are left out, who are not in every table")
+    found += [f"{metric} is dropped: {why}" for metric, why in comparison["dropped"].items()]
     if len(comparison["seeds"]) == 1:
         found.append("one run of each arm: intervals and p-values hold for these runs, and say nothing of other seeds")
+        if comparison["users"] < ENOUGH_USERS:
+            found.append(
+                f"fewer than {ENOUGH_USERS} users: with one seed and skewed values small p-values are too small"
+            )
+    if len(comparison["seeds"]) == 2:
+        found.append(
+            "two seeds: they tell little of how seeds vary, so intervals are wide; three or more find much more"
+        )
     return found
