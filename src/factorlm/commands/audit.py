@@ -17,8 +17,7 @@ from factorlm.config.model import field_specs
 from factorlm.data.fields import FieldSpec
 from factorlm.errors import AuditError, UserError
 from factorlm.evaluation.audit import Audited, audit
-from factorlm.runs.identity import code_version, digest
-from factorlm.runs.record import FILE, read_record
+from factorlm.runs.identity import code_version
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -36,7 +35,6 @@ def main(config: DictConfig) -> None:
     if config.run.dir is None:
         raise UserError("run.dir is missing: name the folder of a finished run, run.dir=PATH")
     folder = Path(config.run.dir).expanduser()
-    _require_own_hash(folder)
     run = open_run(folder, config.cache)
     evaluator = make_evaluator(run.config, run.prepared)
     again = evaluator.evaluate(run.model, "test")
@@ -79,10 +77,3 @@ def _read(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise AuditError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
-
-
-def _require_own_hash(folder: Path) -> None:
-    """Find an edited protocol before its data are looked for."""
-    record = read_record(folder) or {}
-    if "fingerprint" in record and digest(record.get("protocol")) != record["fingerprint"]:
-        raise AuditError(f"{folder / FILE} was edited: its protocol does not hash to its fingerprint")

@@ -17,9 +17,10 @@ from factorlm.config.check import check_config
 from factorlm.config.evaluator import make_evaluator
 from factorlm.config.model import make_model
 from factorlm.data.prepared import Prepared, load_prepared, prepare
-from factorlm.errors import UserError
+from factorlm.errors import AuditError, UserError
 from factorlm.models.recommender import Recommender
 from factorlm.reporting.metrics import metric_lines
+from factorlm.runs.identity import digest
 from factorlm.runs.record import FILE, read_record, write_json
 from factorlm.runs.store import status
 from factorlm.training.checkpoint import load_checkpoint
@@ -40,6 +41,7 @@ def open_run(folder: Path, cache: str) -> OpenRun:
 
     Raises:
         UserError: the folder holds none, or its data have changed.
+        AuditError: its record was edited.
     """
     record = read_record(folder)
     if record is None or record.get("status") != "done":
@@ -53,6 +55,8 @@ def open_run(folder: Path, cache: str) -> OpenRun:
     prepared = load_prepared(prepare(*make_data(config), cache_dir(config))[0])
     saved = (record["protocol"]["data"], record["protocol"]["split"], record["tables"])
     if (prepared.data_fingerprint, prepared.split_fingerprint, prepared.tables_fingerprint) != saved:
+        if digest(record["protocol"]) != record["fingerprint"]:
+            raise AuditError(f"{folder / FILE} was edited: its protocol does not hash to its fingerprint")
         raise UserError(f"the data of {folder} have changed since it was trained: train it again")
     model = make_model(config, prepared)
     load_checkpoint(model, folder / "checkpoint")
