@@ -161,7 +161,8 @@ def _overrides(schema: type, arguments: Sequence[str]) -> list[str]:
             values = [one for value in values for one in value.strip("[]").split(",")]
         quoted = [_quoted(one) for one in values]
         overrides.append(f"{key}=[{','.join(quoted)}]" if kind.startswith("list") else f"{key}={quoted[0]}")
-    return overrides
+    multirun = [argument for argument in overrides if argument in ("-m", "--multirun")]  # Hydra wants it at an end
+    return multirun + [argument for argument in overrides if argument not in multirun]
 
 
 def _quoted(value: str) -> str:
