@@ -232,6 +232,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=40_000)
     parser.add_argument("--out", type=Path, required=True, help="folder")
     options = parser.parse_args()
+    if options.trials < BATCH:
+        parser.error(f"--trials {options.trials}: it must be {BATCH} or more")
+    options.out.mkdir(parents=True, exist_ok=True)
     answer: dict[str, Any] = {"trials": options.trials, "margin": MARGIN}
     answer["grid"] = grid(options.draws, np.random.default_rng(0))
     for folder in options.folders:
