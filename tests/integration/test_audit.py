@@ -18,6 +18,7 @@ from torch import Tensor
 from factorlm.cli import main
 from factorlm.commands.evaluate import evaluate
 from factorlm.commands.train import train
+from factorlm.evaluation.audit import _names as names_item
 from factorlm.models.recommender import Catalogue
 from factorlm.runs.identity import digest
 
@@ -388,3 +389,12 @@ def test_a_record_that_was_edited_and_hashed_again(audit: Audit) -> None:
     code, levels = audit.levels()
     assert (code, levels["fingerprint"]) == (3, "fail")
     assert audit.found("fingerprint") == "config and data of the run give another candidates than its record says"
+
+
+@pytest.mark.parametrize(
+    ("context", "named"),
+    [("Loves THE MATRIX", True), ("zip code 1995", False), (["A1"], True), (["the matrix"], True), (["1"], False)],
+)
+def test_what_names_an_item(context: str | list[str], named: bool) -> None:
+    item_id = "1995" if isinstance(context, str) else "a1"
+    assert names_item(context, "the matrix", item_id) is named

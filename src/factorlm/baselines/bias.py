@@ -38,10 +38,6 @@ class Bias(nn.Module):
             _log_odds(index, labels, size, rate) for index, size in ((users, num_users), (items, num_items))
         )
 
-    def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Score pairs of user and item indices: [B]."""
-        return self.bias + self.user_rate[users] + self.item_rate[items]
-
     def catalogue(self, users: Tensor, items: Tensor) -> BiasCatalogue:
         """Fix user indices [V] and item indices [N]."""
         return BiasCatalogue(self.bias + self.user_rate[users], self.item_rate[items])

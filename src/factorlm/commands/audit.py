@@ -62,12 +62,12 @@ def main(config: DictConfig) -> None:
         raise AuditError(f"{folder}: {len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
 
 
-def _values(column: pl.Series, spec: FieldSpec) -> list[list[str]]:
-    """What a field tells of each user: one text, or several values."""
-    if column.dtype != pl.List:
-        texts = column.cast(pl.String).fill_null("").to_list()
-        return [[text] if spec.kind == "text" else text.split(spec.separator) for text in texts]
-    return [[str(value) for value in values or []] for values in column.to_list()]
+def _values(column: pl.Series, spec: FieldSpec) -> list[str | list[str]]:
+    """What a field tells of each user: a text, or several values."""
+    if column.dtype == pl.List:
+        return [[str(value) for value in values or []] for values in column.to_list()]
+    texts = column.cast(pl.String).fill_null("").to_list()
+    return texts if spec.kind == "text" else [text.split(spec.separator) for text in texts]
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -60,7 +60,7 @@ class Audited:
     again: Evaluation
     evaluator: RankingEvaluator | PointwiseEvaluator
     scorer: Scorer
-    contexts: dict[str, list[list[str]]]
+    contexts: dict[str, list[str | list[str]]]
 
 
 def audit(run: Audited) -> Iterator[Finding]:
@@ -293,23 +293,19 @@ def context(run: Audited) -> Finding:
     if not run.contexts:
         return Finding("context names the target", "pass", "the model reads nothing about users but their id", why)
     title = next((column for column in ("title", "text") if column in items.columns), "item_id")
-    names = [
-        {str(value).casefold() for value in values if value is not None and len(str(value)) > 3} | {str(values[0])}
-        for values in items.select("item_id", title).rows()
-    ]
+    names = [tuple(str(name or "").casefold() for name in row) for row in items.select(title, id="item_id").rows()]
     pairs = list(zip(split.users["test"].tolist(), split.items["test"].tolist(), strict=True))
-    named = sum(any(_names(contexts[user], names[item]) for contexts in run.contexts.values()) for user, item in pairs)
+    named = sum(any(_names(context[user], *names[item]) for context in run.contexts.values()) for user, item in pairs)
     fields = ", ".join(run.contexts)
     found = f"{named} of {len(pairs)} test interactions are named in what the model reads of their user ({fields})"
     return Finding("context names the target", "fail" if named else "pass", found, why)
 
 
-def _names(values: list[str], names: set[str]) -> bool:
-    """Whether one of several values is a name, or a single text holds one of more than three letters."""
-    lowered = [value.casefold() for value in values]
-    if len(lowered) == 1:
-        return any(name in lowered[0] for name in names if len(name) > 3)
-    return any(value in names for value in lowered)
+def _names(context: str | list[str], title: str, item_id: str) -> bool:
+    """Whether a text holds the title, of more than three letters, or several values hold the title or the id."""
+    if isinstance(context, str):
+        return len(title) > 3 and title in context.casefold()
+    return any(value.casefold() in (title, item_id) for value in context)
 
 
 def test_use(run: Audited) -> Finding:
