@@ -19,7 +19,7 @@ from factorlm.cli import main
 from factorlm.commands.evaluate import evaluate
 from factorlm.commands.train import train
 from factorlm.evaluation.audit import _names as names_item
-from factorlm.models.recommender import Catalogue
+from factorlm.models.recommender import RecommenderCatalogue as Catalogue
 from factorlm.runs.identity import digest
 
 Compose = Callable[..., DictConfig]

@@ -193,23 +193,6 @@ def test_a_start_from_other_rows_is_refused(small: Compose, tmp_path: Path) -> N
         run(small(f"run.dir={tmp_path}/b", "split=cold_item", "split.seed=1", f"init_from={start}"))
 
 
-def test_score_rank_and_catalogue_agree(small: Compose) -> None:
-    config = small("fields=side", "fields.genres.column=tags", "fields.year.column=topic", "backbone=tiny")
-    prepared = load_prepared(prepare(*make_data(config), cache_dir(config))[0])
-    model = make_model(config, prepared)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    users, items = torch.arange(7), torch.arange(20, 33)
-    with torch.no_grad():
-        catalogue = model.catalogue(users, items)
-        scores = catalogue.cross(torch.arange(7))
-        places = torch.arange(7).repeat_interleave(13), torch.arange(13).repeat(7)
-        pairs = catalogue.pairs(*places).view(7, 13)
-        alone = model.score(users.repeat_interleave(13), items.repeat(7)).view(7, 13)
-    assert torch.allclose(scores, pairs, atol=1e-4)
-    assert torch.allclose(pairs, alone, atol=1e-6)
-
-
 def test_a_diverging_run_fails_in_one_line(small: Compose, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+: lower optimizer.lr"):
         run(small(f"run.dir={tmp_path}/a", "optimizer.lr=1e30", "trainer.max_epochs=5"))

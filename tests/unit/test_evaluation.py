@@ -22,9 +22,11 @@ from factorlm.data.prepared import Prepared, load_prepared, prepare
 from factorlm.data.tables import frame
 from factorlm.errors import UserError
 from factorlm.evaluation.audit import shuffled
-from factorlm.evaluation.base import Evaluation, Scorer
+from factorlm.evaluation.base import Evaluation
+from factorlm.evaluation.candidates import Full
 from factorlm.evaluation.pointwise import PointwiseEvaluator
-from factorlm.evaluation.ranking import RankingEvaluator
+from factorlm.evaluation.ranking import RankingEvaluator, rank, ranking_task
+from factorlm.scoring import Contexts, Scorer
 
 Compose = Callable[..., DictConfig]
 
@@ -35,8 +37,8 @@ class Fixed:
 
     scores_UI: Tensor
 
-    def catalogue(self, users: Tensor, items: Tensor) -> FixedCatalogue:
-        return FixedCatalogue(self.scores_UI[users][:, items])
+    def catalogue(self, contexts: Contexts, items: Tensor) -> FixedCatalogue:
+        return FixedCatalogue(self.scores_UI[contexts.users][:, items])
 
 
 @dataclass(frozen=True)
@@ -270,10 +272,10 @@ def test_scores_of_candidates_follow_their_order(small: Compose) -> None:
     evaluator = ranking(config)
     task, scorer = evaluator.task("test"), learned(config, evaluator.prepared)
     places = torch.randperm(len(task.candidates), generator=torch.Generator().manual_seed(1))
-    rows = torch.randperm(len(task.users), generator=torch.Generator().manual_seed(2))[:77]
+    rows = torch.randperm(len(task.contexts), generator=torch.Generator().manual_seed(2))[:77]
     with torch.no_grad():
-        plain = scorer.catalogue(task.users, task.candidates).cross(torch.arange(len(task.users)))
-        moved = scorer.catalogue(task.users, task.candidates[places]).cross(rows)
+        plain = scorer.catalogue(task.contexts, task.candidates).cross(torch.arange(len(task.contexts)))
+        moved = scorer.catalogue(task.contexts, task.candidates[places]).cross(rows)
     assert torch.equal(moved, plain[rows][:, places])
 
 
@@ -326,7 +328,7 @@ def test_uniform_candidates(small: Compose) -> None:
             ever.setdefault(user, set()).update(items)
     listed: dict[int, set[int]] = {}
     for query, column in zip(*(pairs.tolist() for pairs in task.listed), strict=True):
-        user = int(task.users[task.places[query]])
+        user = int(task.contexts.users[task.places[query]])
         item = int(task.candidates[column])
         assert item not in listed.setdefault(user, set())
         listed[user].add(item)
@@ -476,3 +478,21 @@ def test_what_does_not_go_together_is_refused_before_training(
     with pytest.raises(UserError, match=message) as caught:
         make_evaluator(config, opened(config))
     assert "\n" not in str(caught.value)
+
+
+def test_rank(small: Compose) -> None:
+    """The best items, without those of the history; -inf where fewer are left."""
+    prepared = opened(small())
+    scorer = fixed(prepared)
+    task = ranking_task(prepared, "test", Full())
+    contexts = task.contexts[torch.arange(0, len(task.contexts), 3)]
+    candidates = task.candidates[torch.randperm(len(task.candidates))]
+    items, scores = rank(scorer, contexts, candidates, 5, batch_size=7)
+    for place in range(len(contexts)):
+        had = set(contexts.log[contexts.starts[place] : contexts.ends[place]].tolist())
+        left = set(candidates.tolist()) - had
+        best = ordered_items(scorer.scores_UI, int(contexts.users[place]), left)[:5]
+        assert items[place].tolist() == best
+        assert scores[place].tolist() == scorer.scores_UI[contexts.users[place], best].tolist()
+    few = contexts.log[contexts.starts[0] : contexts.ends[0]]
+    assert rank(scorer, contexts[torch.tensor([0])], few, 5)[1].isinf().all()

@@ -3,63 +3,56 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-PRIOR = 10.0  # rows of the overall rate that a user's or item's own rate is smoothed with
+from factorlm.baselines.base import Baseline, TrainingData
+from factorlm.baselines.catalogues import AdditiveCatalogue
+from factorlm.errors import UserError
+from factorlm.scoring import Contexts
 
 
-class Bias(nn.Module):
+class Bias(Baseline):
     """A term for the user plus a term for the item.
 
     Fitted on positives alone the terms are interaction rates over the training matrix: between items of one user the
     order by popularity. Fitted on labelled rows they are log odds of the user's and of the item's share of positives,
-    each smoothed with ten rows of the overall share, and the score is a logit. What is unseen in training adds 0.
+    each smoothed towards the overall share, and the score is a logit. What is unseen in training adds 0.
+
+    Args:
+        prior: rows of the overall share that a user's or item's own share is smoothed with.
     """
 
+    logits = True
     bias: Tensor
     user_rate: Tensor
     item_rate: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, prior: float) -> None:
         super().__init__()
+        if prior <= 0:
+            raise UserError(f"baseline.prior={prior:g}: it must be above 0 rows")
+        self._prior = prior
         for name in ("bias", "user_rate", "item_rate"):
             self.register_buffer(name, torch.zeros(0))
 
-    def fit(self, users: Tensor, items: Tensor, labels: Tensor, num_users: int, num_items: int) -> None:
-        """Fit training rows: users, items and labels [n], true for a positive."""
-        if labels.all():
+    def fit(self, data: TrainingData) -> None:
+        """Count rows and positives of each user and item."""
+        sides = ((data.users, data.num_users), (data.items, data.num_items))
+        if data.labels.all():
             self.bias = torch.zeros(())
-            self.user_rate = torch.bincount(users, minlength=num_users) / num_items
-            self.item_rate = torch.bincount(items, minlength=num_items) / num_users
+            self.user_rate = torch.bincount(data.users, minlength=data.num_users) / data.num_items
+            self.item_rate = torch.bincount(data.items, minlength=data.num_items) / data.num_users
             return
-        rate = labels.double().mean()
+        rate = data.labels.double().mean()
         self.bias = rate.logit().float()
-        self.user_rate, self.item_rate = (
-            _log_odds(index, labels, size, rate) for index, size in ((users, num_users), (items, num_items))
-        )
+        self.user_rate, self.item_rate = (self._log_odds(index, data.labels, size, rate) for index, size in sides)
 
-    def catalogue(self, users: Tensor, items: Tensor) -> BiasCatalogue:
-        """Fix user indices [V] and item indices [N]."""
-        return BiasCatalogue(self.bias + self.user_rate[users], self.item_rate[items])
+    def catalogue(self, contexts: Contexts, items: Tensor) -> AdditiveCatalogue:
+        """Fix contexts [C] and candidates [N]; histories play no part."""
+        return AdditiveCatalogue(self.bias + self.user_rate[contexts.users], self.item_rate[items])
 
-
-class BiasCatalogue:
-    """Terms of users [V] and items [N]."""
-
-    def __init__(self, user: Tensor, item: Tensor) -> None:
-        self._user, self._item = user, item
-
-    def cross(self, users: Tensor) -> Tensor:
-        """Scores [U, N] of users, given by their places [U], against all items."""
-        return self._user[users].unsqueeze(1) + self._item
-
-    def pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """Scores [B] of pairs, given by their places [B]."""
-        return self._user[users] + self._item[items]
-
-
-def _log_odds(index: Tensor, labels: Tensor, size: int, rate: Tensor) -> Tensor:
-    """Smoothed log odds of positives by index, minus those of the overall rate: [size]."""
-    positives = torch.bincount(index, weights=labels.double(), minlength=size)
-    count = torch.bincount(index, minlength=size)
-    return (((positives + PRIOR * rate) / (count + PRIOR)).logit() - rate.logit()).float()
+    def _log_odds(self, index: Tensor, labels: Tensor, size: int, rate: Tensor) -> Tensor:
+        """Smoothed log odds of positives by index, minus those of the overall rate: [size]."""
+        positives = torch.bincount(index, weights=labels.double(), minlength=size)
+        count = torch.bincount(index, minlength=size)
+        return (((positives + self._prior * rate) / (count + self._prior)).logit() - rate.logit()).float()

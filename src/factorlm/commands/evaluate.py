@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from factorlm.baselines.bias import Bias
+from factorlm.baselines.base import Baseline
 from factorlm.commands.train import write_evaluation
 from factorlm.config.build import cache_dir, make_data
 from factorlm.config.check import check_config
@@ -33,7 +33,7 @@ class OpenRun:
     config: DictConfig
     record: dict[str, Any]
     prepared: Prepared
-    model: Recommender | Bias
+    model: Recommender | Baseline
 
 
 def open_run(folder: Path, cache: str) -> OpenRun:

@@ -24,6 +24,7 @@ from factorlm.config.model import make_model
 from factorlm.data.prepared import Prepared, load_prepared, prepare
 from factorlm.errors import UserError
 from factorlm.evaluation.base import Evaluation
+from factorlm.evaluation.histories import train_contexts
 from factorlm.evaluation.ranking import RankingTask
 from factorlm.models.recommender import Recommender
 from factorlm.reporting.metrics import metric_lines
@@ -185,7 +186,8 @@ def run_protocol(config: DictConfig, prepared: Prepared, evaluator: Evaluator) -
     """The protocol of a run of this config on these data."""
     _, rule = make_data(config)
     added = evaluator.protocol()
-    return protocol(
+    history = {} if config.history == "train" else {"history": config.history}
+    return history | protocol(
         data=prepared.data_fingerprint,
         split=prepared.split_fingerprint,
         rows={part: len(users) for part, users in prepared.split.users.items()},
@@ -210,18 +212,20 @@ def _fit(
     from factorlm.training.module import PointwiseModule, RankingModule, TaskBatches, TrainBatches
 
     split, task = prepared.split, evaluator.task("valid")
-    users, items, labels = (torch.from_numpy(part["train"]) for part in (split.users, split.items, split.labels))
+    items, labels = (torch.from_numpy(part["train"]) for part in (split.items, split.labels))
     shared = model, make(config.objective), make(config.optimizer), make(config.metrics)
     module: RankingModule | PointwiseModule
     if isinstance(task, RankingTask):
-        module = RankingModule(*shared, items.unique(), task, config.seed)
-        rows: tuple[torch.Tensor, ...] = users, items
+        pool, counts = items.unique(return_counts=True)
+        module = RankingModule(*shared, pool, counts, task, config.seed)
+        columns: tuple[torch.Tensor, ...] = (items,)
     else:
-        module, rows = PointwiseModule(*shared, task), (users, items, labels)
+        module, columns = PointwiseModule(*shared, task), (items, labels)
+    by_user = model.shares_histories
     before = _frozen_digest(model)
     result = fit(
         module,
-        TrainBatches(rows, config.batch_size, config.seed),
+        TrainBatches(train_contexts(prepared), columns, config.batch_size, config.seed, by_user=by_user),
         TaskBatches(task, config.eval_batch_size),
         make(config.trainer),
         monitor=f"valid/{config.selection}{evaluator.suffix}",
@@ -235,7 +239,7 @@ def _fit(
     return {
         "best_epoch": result.best_epoch,
         "steps": result.steps,
-        "training_rows_seen": min(result.steps * config.batch_size, len(result.history) * len(users)),
+        "training_rows_seen": min(result.steps * config.batch_size, len(result.history) * len(items)),
         "history": result.history,
     }
 

@@ -14,6 +14,7 @@ from factorlm.evaluation.pointwise import PointwiseEvaluator
 from factorlm.evaluation.ranking import RankingEvaluator
 from factorlm.metrics.pointwise import PointwiseMetrics
 from factorlm.metrics.ranking import RankingMetrics
+from factorlm.objectives.logloss import LogLoss
 
 Evaluator: TypeAlias = RankingEvaluator | PointwiseEvaluator
 
@@ -28,16 +29,18 @@ def make_evaluator(config: DictConfig, prepared: Prepared) -> Evaluator:
     evaluator: Evaluator | None = None
     if config.task not in ("ranking", "pointwise"):
         raise UserError(f"task={config.task}: it must be ranking or pointwise")
+    if config.history not in ("train", "earlier"):
+        raise UserError(f"history={config.history}: it must be train or earlier")
     if config.task == "ranking" and isinstance(metrics, RankingMetrics):
-        evaluator = RankingEvaluator(prepared, metrics, candidates, config.eval_batch_size, config.top)
+        evaluator = RankingEvaluator(prepared, metrics, candidates, config.eval_batch_size, config.top, config.history)
     elif config.task == "pointwise" and isinstance(metrics, PointwiseMetrics):
         if not isinstance(candidates, Full):
             raise UserError("task=pointwise scores labelled rows and ranks no candidates: set candidates=full")
-        evaluator = PointwiseEvaluator(prepared, metrics, config.eval_batch_size)
+        evaluator = PointwiseEvaluator(prepared, metrics, config.eval_batch_size, config.history)
     if evaluator is None:
         raise UserError(f"task={config.task} does not go with {type(metrics).__name__}: set metrics={config.task}")
     objective = make(config.objective)
-    if config.baseline is None and hasattr(objective, "num_negatives") != (config.task == "ranking"):
+    if config.baseline is None and isinstance(objective, LogLoss) != (config.task == "pointwise"):
         fix = {"ranking": "full_softmax", "pointwise": "logloss"}[config.task]
         raise UserError(f"task={config.task} does not go with {type(objective).__name__}: set objective={fix}")
     if config.selection not in evaluator.names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,37 +11,39 @@ from torch import Tensor, nn
 
 from factorlm.backbones.adapter import Lora
 from factorlm.backbones.store import EncoderSource, embeddings, hidden_states
-from factorlm.baselines.bias import Bias
+from factorlm.baselines.base import Baseline, TrainingData
 from factorlm.config.build import cache_dir, make
-from factorlm.data.fields import CodedField, FieldSpec, MultiHotField, NumericField, TextField, encode_fields
-from factorlm.data.prepared import Prepared
-from factorlm.errors import UserError
-from factorlm.models.fields import (
-    AdaptedVectors,
-    CodedTerms,
-    FrozenVectors,
-    MultiHotTerms,
-    NumericTerms,
-    TextTerms,
+from factorlm.data.fields import (
+    CodedField,
+    FieldSpec,
+    MultiHotField,
+    NumericField,
+    Side,
+    TextField,
+    encode_field,
+    encode_fields,
 )
+from factorlm.data.prepared import Prepared
+from factorlm.data.tables import frame
+from factorlm.encoders.base import HistoryEncoder
+from factorlm.errors import UserError
+from factorlm.heads.base import DeepHead, Head, Shape
+from factorlm.models.fields import AdaptedVectors, FrozenVectors, NumericTerms, TextTerms
 from factorlm.models.recommender import Recommender
+from factorlm.models.table import Table
+from factorlm.objectives.full_softmax import FullSoftmax
 
 TEXT_FIELD = FieldSpec(kind="text", side="item", column="text")
 
 
-def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Bias:
+def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Baseline:
     """The model of a config, untrained; a baseline comes fitted.
 
     Raises:
         UserError: fields, backbone and adapter do not go together.
     """
-    if config.baseline is not None:
-        baseline: Bias = make(config.baseline)
-        split = prepared.split
-        users, items, labels = (torch.from_numpy(part["train"]) for part in (split.users, split.items, split.labels))
-        baseline.fit(users, items, labels, len(prepared.tables.users), len(prepared.tables.items))
-        return baseline
-    return _Builder(config, prepared).recommender()
+    builder = _Builder(config, prepared)
+    return builder.recommender() if config.baseline is None else builder.baseline()
 
 
 def field_specs(config: DictConfig) -> dict[str, FieldSpec]:
@@ -50,9 +51,11 @@ def field_specs(config: DictConfig) -> dict[str, FieldSpec]:
     content = OmegaConf.to_container(config.fields, resolve=True)
     assert isinstance(content, dict)
     specs = {str(name): FieldSpec(**spec) for name, spec in content.items()}
-    has_text = any(spec.kind == "text" for spec in specs.values())
+    has_text = any("text" in (spec.kind, spec.init) for spec in specs.values())
     if has_text and config.backbone is None:
-        raise UserError("a text field needs a backbone: set backbone=minilm, or remove the field")
+        raise UserError(
+            "a text field needs a backbone, and so does init=text: set backbone=minilm, or remove the field"
+        )
     if config.backbone is not None and not has_text:
         specs["text"] = TEXT_FIELD
     if config.adapter is not None and config.backbone is None:
@@ -61,7 +64,7 @@ def field_specs(config: DictConfig) -> dict[str, FieldSpec]:
         if not name.isidentifier() or hasattr(nn.ModuleDict, name):
             raise UserError(f"fields.{name}: this name is taken or not a plain word; call the field otherwise")
     for side in ("user", "item"):
-        if not any(spec.side == side for spec in specs.values()):
+        if not any(spec.side == side for spec in specs.values()) and (side == "item" or config.encoder is None):
             raise UserError(f"fields: there is none of the {side} side; a recommender needs both")
     return specs
 
@@ -74,17 +77,55 @@ class _Builder:
     def recommender(self) -> Recommender:
         specs = field_specs(self.config)
         encoded = encode_fields(specs, self.prepared.frames, self.prepared.in_train)
-        sides: Mapping[str, dict[str, nn.Module]] = {"user": {}, "item": {}}
+        number = {side: sum(spec.side == side for spec in specs.values()) for side in ("user", "item")}
+        history = self.config.encoder is not None
+        shape = Shape(number["user"] + history, number["item"], self.config.model.num_factors)
+        head: Head = make(self.config.head)(shape)
+        width = head.factor_width(shape)
+        if history and not width:
+            raise UserError(f"encoder: {type(head).__name__} has no factors to encode a history with: set head=fm")
+        encoder: HistoryEncoder | None = make(self.config.encoder)(width) if history else None
+        coded: dict[Side, dict[str, CodedField | MultiHotField]] = {"user": {}, "item": {}}
+        others: dict[Side, dict[str, nn.Module]] = {"user": {}, "item": {}}
         for name, field in encoded.items():
-            sides[specs[name].side][name] = self._module(field)
-        return Recommender(sides["user"], sides["item"], make(self.config.head), self.config.model.factor_l2)
+            if isinstance(field, CodedField | MultiHotField):
+                coded[specs[name].side][name] = field
+            else:
+                others[specs[name].side][name] = self._module(field, width)
+        table = Table(coded, width, self.config.model.init_std)
+        for name, spec in specs.items():
+            if spec.init == "text":
+                self._start_from_texts(table, name)
+        model = Recommender(table, others, encoder, head, self.config.model.factor_l2)
+        if not model.factorized and isinstance(make(self.config.objective), FullSoftmax):
+            deep = type(head if isinstance(head, DeepHead) else encoder).__name__
+            raise UserError(f"objective=full_softmax scores every item, and {deep} does so one by one: sample instead")
+        return model
 
-    def _module(self, field: CodedField | MultiHotField | NumericField | TextField) -> nn.Module:
-        size = self.config.model.num_factors, self.config.model.init_std
-        if isinstance(field, CodedField):
-            return CodedTerms(field, *size)
-        if isinstance(field, MultiHotField):
-            return MultiHotTerms(field, *size)
+    def baseline(self) -> Baseline:
+        baseline: Baseline = make(self.config.baseline)
+        if self.config.task == "pointwise" and not baseline.logits:
+            raise UserError(f"{type(baseline).__name__} ranks and gives no logits, as task=pointwise needs")
+        split, tables, vectors = self.prepared.split, self.prepared.tables, None
+        specs = field_specs(self.config)
+        if self.config.backbone is not None:
+            texts = encode_field("text", TEXT_FIELD, self.prepared.frames["item"], self.prepared.in_train["item"])
+            assert isinstance(texts, TextField)
+            vectors = embeddings(make(self.config.backbone), texts.texts, cache_dir(self.config))[texts.index]
+        times = frame(tables.interactions)["timestamp"].to_numpy()[split.rows["train"]]
+        rows = split.users["train"], split.items["train"], split.labels["train"], times
+        users, items, labels, timestamps = (torch.from_numpy(row) for row in rows)
+        plain = {name: spec for name, spec in specs.items() if spec.kind != "text"}
+        baseline.fit(
+            TrainingData(
+                users, items, labels, timestamps, len(tables.users), len(tables.items), self.config.seed, vectors,
+                plain, encode_fields(plain, self.prepared.frames, self.prepared.in_train),
+            )
+        )  # fmt: skip
+        return baseline
+
+    def _module(self, field: NumericField | TextField, width: int) -> nn.Module:
+        size = width, self.config.model.init_std
         if isinstance(field, NumericField):
             return NumericTerms(field, *size)
         backbone: EncoderSource = make(self.config.backbone)
@@ -94,6 +135,20 @@ class _Builder:
         deviation, mean = torch.std_mean(known, 0, correction=0)
         vectors = FrozenVectors(table) if self.config.adapter is None else self._adapted(backbone, field.texts, cache)
         return TextTerms(torch.tensor(field.index), vectors, mean, _positive(deviation), *size)
+
+    def _start_from_texts(self, table: Table, name: str) -> None:
+        """Start the factors of an item id as principal components of the item texts, as large as random ones."""
+        text = encode_field("text", TEXT_FIELD, self.prepared.frames["item"], self.prepared.in_train["item"])
+        assert isinstance(text, TextField)
+        vectors = embeddings(make(self.config.backbone), text.texts, cache_dir(self.config))[text.index]
+        rows = torch.from_numpy(table.layouts["item"][0][:, table.names["item"].index(name)]).long()
+        known = vectors[rows > 0]
+        centred = known - known.mean(0)
+        components = centred @ torch.linalg.svd(centred, full_matrices=False).Vh.T
+        size = min(table.weight.shape[1] - 1, components.shape[1])
+        factors = components[:, :size] / components[:, :size].std() * self.config.model.init_std
+        with torch.no_grad():
+            table.weight[rows[rows > 0], :size] = factors
 
     def _adapted(self, backbone: EncoderSource, texts: list[str], cache: Path) -> AdaptedVectors:
         adapter: Lora = make(self.config.adapter)

@@ -47,6 +47,7 @@ class TrainConfig(ShellConfig):
     adapter: Any = None
     baseline: Any = None
     head: Any = MISSING
+    encoder: Any = None
     objective: Any = MISSING
     metrics: Any = MISSING
     candidates: Any = MISSING
@@ -55,6 +56,7 @@ class TrainConfig(ShellConfig):
     tracking: Any = None
     model: ModelConfig = field(default_factory=ModelConfig)
     task: str = MISSING
+    history: str = MISSING
     study: str = MISSING
     arm: str = MISSING
     seed: int = MISSING

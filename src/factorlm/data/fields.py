@@ -14,6 +14,7 @@ from factorlm.errors import UserError
 
 Side = Literal["user", "item"]
 Kind = Literal["id", "categorical", "multi_hot", "numeric", "text"]
+Init = Literal["random", "text"]
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,21 @@ class FieldSpec:
         side: ``user`` or ``item``, the table the column is in.
         column: its name.
         separator: between the values of a ``multi_hot`` string.
+        init: how the factors of an item's ``id`` start: ``random``, or the principal components of the item ``text``.
     """
 
     kind: Kind
     side: Side
     column: str
     separator: str = "|"
+    init: Init = "random"
 
     def __post_init__(self) -> None:
-        for key, allowed in (("kind", get_args(Kind)), ("side", get_args(Side))):
+        for key, allowed in (("kind", get_args(Kind)), ("side", get_args(Side)), ("init", get_args(Init))):
             if getattr(self, key) not in allowed:
                 raise UserError(f"fields: {key}={getattr(self, key)!r} must be one of {', '.join(allowed)}")
+        if self.init == "text" and (self.kind, self.side) != ("id", "item"):
+            raise UserError(f"fields: init=text is for an id of the item, not for kind={self.kind}, side={self.side}")
 
 
 @dataclass(frozen=True)

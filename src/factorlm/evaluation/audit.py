@@ -13,11 +13,12 @@ from torch import Tensor
 
 from factorlm.data.prepared import Prepared
 from factorlm.data.rules import PARTS
-from factorlm.evaluation.base import Evaluation, Scorer
+from factorlm.evaluation.base import Evaluation
 from factorlm.evaluation.pointwise import PointwiseEvaluator, RowTask
 from factorlm.evaluation.ranking import RankingEvaluator, RankingTask, batch_scores
 from factorlm.metrics.ranks import positive_ranks, top_scores
 from factorlm.runs.identity import digest
+from factorlm.scoring import Scorer
 
 Level = Literal["pass", "warn", "fail"]
 OVERLAP = 0.8  # share of a list that popularity alone would give, from which on it is called popularity
@@ -202,7 +203,7 @@ def order(run: Audited) -> Finding:
         assert isinstance(task, RowTask)
         places = torch.randperm(len(task), generator=generator)
         mixed = replace(
-            task, user_places=task.user_places[places], item_places=task.item_places[places], labels=task.labels[places]
+            task, places=task.places[places], item_places=task.item_places[places], labels=task.labels[places]
         )
         differ = _scored(run.scorer, task, len(task))[places] != _scored(run.scorer, mixed, 37)
         what = "rows change when rows are shuffled and scored in batches of 37"
@@ -217,7 +218,7 @@ def ties(run: Audited) -> Finding:
     """Users, or rows, whose values rest on how ties are broken."""
     task = run.evaluator.task("test")
     if isinstance(task, RankingTask):
-        tied = torch.zeros(len(task.users), dtype=torch.bool)
+        tied = torch.zeros(len(task.contexts), dtype=torch.bool)
         for batch, scores in _batches(run, task):
             top = top_scores(scores, DEPTH)
             ranks = positive_ranks(scores, top, batch.rows, batch.columns)
@@ -330,7 +331,7 @@ def lists(run: Audited) -> Finding:
 
     def of(pairs: tuple[Tensor, Tensor]) -> pl.DataFrame:
         """Rows of the table that are among pairs of question and column."""
-        users = frames["user"]["user_id"].gather(pl.Series(task.users[task.places[pairs[0]]].numpy()))
+        users = frames["user"]["user_id"].gather(pl.Series(task.contexts.users[task.places[pairs[0]]].numpy()))
         asked = {"query": pl.Series(pairs[0].numpy()), "user_id": users}[key]
         named = pl.DataFrame({key: asked, "item_id": candidates.gather(pl.Series(pairs[1].numpy()))})
         return run.table.join(named, on=[key, "item_id"], how="semi")
@@ -355,7 +356,7 @@ def lists(run: Audited) -> Finding:
 
 
 def _batches(run: Audited, task: RankingTask) -> Iterator[tuple[Any, Tensor]]:
-    catalogue = run.scorer.catalogue(task.users, task.candidates)
+    catalogue = run.scorer.catalogue(task.contexts, task.candidates)
     for batch in task.batches(run.evaluator.batch_size):
         yield batch, batch_scores(catalogue, batch)
 
@@ -377,7 +378,7 @@ def shuffled(task: RankingTask, generator: torch.Generator) -> RankingTask:
 
 def _ranked(evaluator: RankingEvaluator, scorer: Scorer, task: RankingTask, size: int) -> Tensor:
     """Values of each user [V, M]."""
-    metrics, catalogue = evaluator.fresh(), scorer.catalogue(task.users, task.candidates)
+    metrics, catalogue = evaluator.fresh(), scorer.catalogue(task.contexts, task.candidates)
     for batch in task.batches(size):
         scores = batch_scores(catalogue, batch)
         metrics.update(batch.queries, batch.users, scores, batch.rows, batch.columns, batch.grades)
@@ -385,5 +386,5 @@ def _ranked(evaluator: RankingEvaluator, scorer: Scorer, task: RankingTask, size
 
 
 def _scored(scorer: Scorer, task: RowTask, size: int) -> Tensor:
-    catalogue = scorer.catalogue(task.users, task.items)
-    return torch.cat([catalogue.pairs(batch.users, batch.items) for batch in task.batches(size)])
+    catalogue = scorer.catalogue(task.contexts, task.items)
+    return torch.cat([catalogue.pairs(batch.places, batch.items) for batch in task.batches(size)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,29 +11,6 @@ import torch
 from torch import Tensor
 
 from factorlm.data.prepared import Prepared
-
-
-class Catalogue(Protocol):
-    """Users [V] and items [N] whose sides of the score are computed once.
-
-    The score of a pair does not depend, to the last bit, on what is scored together with it.
-    """
-
-    def cross(self, users: Tensor) -> Tensor:
-        """Scores [U, N] of users, given by their places [U] among the V, against all items."""
-        ...
-
-    def pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """Scores [B] of pairs, given by their places [B] among the V and N."""
-        ...
-
-
-class Scorer(Protocol):
-    """What can be evaluated: a `Recommender` or a baseline."""
-
-    def catalogue(self, users: Tensor, items: Tensor) -> Catalogue:
-        """Fix user indices [V] and item indices [N]."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,17 @@ from torch import Tensor
 from factorlm.data.prepared import Prepared
 from factorlm.data.rules import PARTS
 from factorlm.errors import UserError
-from factorlm.evaluation.base import Evaluation, Scorer, share, user_table, with_values
+from factorlm.evaluation.base import Evaluation, share, user_table, with_values
+from factorlm.evaluation.histories import History, contexts_of, parts_before
 from factorlm.metrics.pointwise import PointwiseMetrics
+from factorlm.scoring import Contexts, Scorer
 
 
 class RowBatch(NamedTuple):
-    """Rows of a part [B]: their numbers in it, places of user and item in the task's, labels 0 or 1."""
+    """Rows of a part [B]: their numbers in it, places of context and item in the task's, labels 0 or 1."""
 
     rows: Tensor
-    users: Tensor
+    places: Tensor
     items: Tensor
     labels: Tensor
 
@@ -32,14 +34,15 @@ class RowTask:
     """The labelled rows of a part, in the order of the source.
 
     Attributes:
-        users, items: [V] and [N] indices that occur, ascending.
-        user_places, item_places: [n] of each row in them.
+        contexts: [V] users that occur and what each had before, ascending.
+        items: [N] indices that occur, ascending.
+        places, item_places: [n] of each row in them.
         labels: [n], 0 or 1.
     """
 
-    users: Tensor
+    contexts: Contexts
     items: Tensor
-    user_places: Tensor
+    places: Tensor
     item_places: Tensor
     labels: Tensor
 
@@ -50,11 +53,13 @@ class RowTask:
         """Yield the rows in batches of ``size``; in a process group, each process yields its share."""
         for start in share(len(self.labels), size):
             rows = torch.arange(start, min(start + size, len(self.labels)))
-            yield RowBatch(rows, self.user_places[rows], self.item_places[rows], self.labels[rows])
+            yield RowBatch(rows, self.places[rows], self.item_places[rows], self.labels[rows])
 
 
-def row_task(prepared: Prepared, part: str) -> RowTask:
+def row_task(prepared: Prepared, part: str, history: History = "train") -> RowTask:
     """The labelled rows of a part.
+
+    A model reads as a user's history the positives of training, or with ``history="earlier"`` those of all earlier parts.
 
     Raises:
         UserError: they have one class only.
@@ -68,8 +73,9 @@ def row_task(prepared: Prepared, part: str) -> RowTask:
         )
     users, user_places = np.unique(split.users[part], return_inverse=True)
     items, item_places = np.unique(split.items[part], return_inverse=True)
-    columns = users, items, user_places, item_places, labels.astype(np.int64)
-    return RowTask(*(torch.from_numpy(column) for column in columns))
+    columns = items, user_places, item_places, labels.astype(np.int64)
+    contexts = contexts_of(prepared, users, parts_before(part, history))
+    return RowTask(contexts, *(torch.from_numpy(column) for column in columns))
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,13 @@ class PointwiseEvaluator:
         prepared: data and split.
         metrics: their names and definitions.
         batch_size: rows scored at once.
+        history: which rows of a user a model may read.
     """
 
     prepared: Prepared
     metrics: PointwiseMetrics
     batch_size: int
+    history: History = "train"
 
     @property
     def names(self) -> list[str]:
@@ -107,7 +115,7 @@ class PointwiseEvaluator:
 
     def task(self, part: str) -> RowTask:
         """The rows of a part."""
-        return row_task(self.prepared, part)
+        return row_task(self.prepared, part, self.history)
 
     def check(self) -> None:
         """Refuse before training what could not be evaluated after it; errors are those of `row_task`."""
@@ -135,8 +143,8 @@ class PointwiseEvaluator:
 
     def _scored(self, scorer: Scorer, part: str, threshold: float | None) -> PointwiseMetrics:
         metrics, task = PointwiseMetrics(threshold), self.task(part)
-        catalogue = scorer.catalogue(task.users, task.items)
+        catalogue = scorer.catalogue(task.contexts, task.items)
         for batch in task.batches(self.batch_size):
-            scores = catalogue.pairs(batch.users, batch.items).float()
-            metrics.update(batch.rows, task.users[batch.users], batch.labels, scores)
+            scores = catalogue.pairs(batch.places, batch.items).float()
+            metrics.update(batch.rows, task.contexts.users[batch.places], batch.labels, scores)
         return metrics

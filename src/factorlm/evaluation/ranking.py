@@ -16,11 +16,13 @@ from factorlm.data.prepared import Prepared
 from factorlm.data.rules import PARTS
 from factorlm.data.tables import fingerprint, frame
 from factorlm.errors import UserError
-from factorlm.evaluation.base import Catalogue, Evaluation, Scorer, gathered, share, user_table, with_values
+from factorlm.evaluation.base import Evaluation, gathered, share, user_table, with_values
 from factorlm.evaluation.candidates import Candidates, Pairs, Questions
+from factorlm.evaluation.histories import History, contexts_of, parts_before
 from factorlm.metrics import beyond
 from factorlm.metrics.ranking import BeyondMetrics, RankingMetrics
 from factorlm.metrics.ranks import Top, top_scores
+from factorlm.scoring import Catalogue, Contexts, Scorer
 
 HEAD = 0.2  # share of training items, the most popular, that are the head
 MAX_SLICES = 30
@@ -30,7 +32,7 @@ class QueryBatch(NamedTuple):
     """U questions and where in their score matrix [U, N] the positives [P], exclusions and listed candidates are.
 
     Attributes:
-        queries, places: [U] number of each question, and place of its user among the task's.
+        queries, places: [U] number of each question, and place of its context among the task's.
         users: [U] user index.
         rows, columns, items, grades: [P] row, column (-1: no candidate), item index and value of each positive.
         excluded, listed: (rows, columns); ``listed`` empty: all that are not excluded.
@@ -53,15 +55,15 @@ class RankingTask:
 
     Attributes:
         candidates: [N] item indices.
-        users: [V] indices of the evaluated users, ascending.
-        places: [Q] place of each question's user in ``users``.
+        contexts: [V] who is asked, and what each had before; ascending by user.
+        places: [Q] place of each question's context.
         positives: [P] question, column, item, value.
         excluded, listed: (question, column); one of them is empty.
         suffix: of metric names.
     """
 
     candidates: Tensor
-    users: Tensor
+    contexts: Contexts
     places: Tensor
     positives: tuple[Tensor, Tensor, Tensor, Tensor]
     excluded: tuple[Tensor, Tensor]
@@ -79,15 +81,16 @@ class RankingTask:
             rows, columns, items, grades = _between(self.positives, start, start + size)
             excluded, listed = (_between(pairs, start, start + size) for pairs in (self.excluded, self.listed))
             yield QueryBatch(
-                queries, places, self.users[places], rows, columns, items, grades,
+                queries, places, self.contexts.users[places], rows, columns, items, grades,
                 (excluded[0], excluded[1]), (listed[0], listed[1]),
             )  # fmt: skip
 
 
-def ranking_task(prepared: Prepared, part: str, rule: Candidates) -> RankingTask:
+def ranking_task(prepared: Prepared, part: str, rule: Candidates, history: History = "train") -> RankingTask:
     """The ranking problem of a part, ``valid`` or ``test``.
 
-    Items a user has in an earlier part, or had in the same part before what is asked, are excluded.
+    Items a user has in an earlier part, or had in the same part before what is asked, are excluded. A model reads as
+    the history of a context the training rows (``history="train"``) or all that is excluded (``"earlier"``).
 
     Raises:
         UserError: the data hold rows that are no positives, or the candidates cannot be read.
@@ -113,6 +116,10 @@ def ranking_task(prepared: Prepared, part: str, rule: Candidates) -> RankingTask
     if chosen is not None:
         candidates, before = np.unique(chosen[1]), (before[0][:0], before[1][:0])
     users, places = np.unique(asked, return_inverse=True)
+    passed = split.passed[part]
+    if history == "earlier" and len(passed[0]):  # each question has its own moment
+        users, places = asked, np.arange(len(asked))
+    also = passed if history == "earlier" else None
     columns = _columns(candidates, positives[1])
     if chosen is not None:
         size = len(candidates)
@@ -122,7 +129,7 @@ def ranking_task(prepared: Prepared, part: str, rule: Candidates) -> RankingTask
     values = split.values[part]
     return RankingTask(
         candidates=torch.from_numpy(candidates),
-        users=torch.from_numpy(users),
+        contexts=contexts_of(prepared, users, parts_before(part, history), also),
         places=torch.from_numpy(places),
         positives=(
             torch.from_numpy(positives[0][order]),
@@ -186,6 +193,33 @@ def batch_scores(catalogue: Catalogue, batch: QueryBatch) -> Tensor:
     return scores
 
 
+@torch.no_grad()
+def rank(scorer: Scorer, contexts: Contexts, items: Tensor, k: int, *, batch_size: int = 512) -> tuple[Tensor, Tensor]:
+    """The best items for each context, those of its history left out.
+
+    Args:
+        scorer: a recommender or a baseline.
+        contexts: [C] who is asked.
+        items: [N] candidates, item indices.
+        k: how many are wanted.
+        batch_size: contexts ranked at once.
+
+    Returns:
+        Item indices [C, k] and scores [C, k], best first; where fewer than k are left the score is -inf.
+    """
+    catalogue = scorer.catalogue(contexts, items)
+    order = items.argsort()
+    found = []
+    for places in torch.arange(len(contexts)).split(batch_size):
+        scores = catalogue.cross(places).float()
+        rows, had = contexts[places].pairs()
+        column = order[torch.searchsorted(items, had, sorter=order).clamp(max=len(items) - 1)]
+        known = items[column] == had
+        scores[rows[known], column[known]] = -torch.inf
+        found.append(top_scores(scores, min(k, len(items))))
+    return items[torch.cat([top.columns for top in found])], torch.cat([top.values for top in found])
+
+
 @dataclass(frozen=True)
 class RankingEvaluator:
     """Evaluate scorers on full or sampled rankings.
@@ -196,6 +230,7 @@ class RankingEvaluator:
         candidates: who is ranked.
         batch_size: questions scored at once; it bounds memory and changes no value.
         top: recommendations kept for each question.
+        history: which rows of a user a model may read.
     """
 
     prepared: Prepared
@@ -203,6 +238,7 @@ class RankingEvaluator:
     candidates: Candidates
     batch_size: int
     top: int
+    history: History = "train"
 
     @property
     def names(self) -> list[str]:
@@ -237,7 +273,7 @@ class RankingEvaluator:
 
     def task(self, part: str) -> RankingTask:
         """The ranking problem of a part."""
-        return ranking_task(self.prepared, part, self.candidates)
+        return ranking_task(self.prepared, part, self.candidates, self.history)
 
     def check(self) -> None:
         """Refuse before training what could not be evaluated after it.
@@ -261,7 +297,7 @@ class RankingEvaluator:
         columns in ``metrics.slices``, of which an item may have several. All candidates stay.
         """
         task = self.task(part)
-        catalogue = scorer.catalogue(task.users, task.candidates)
+        catalogue = scorer.catalogue(task.contexts, task.candidates)
         popularity, features = self._item_statistics(task.candidates)
         whole = self.fresh()
         made = BeyondMetrics(self.metrics.ks, task.candidates, popularity, features)
@@ -279,14 +315,14 @@ class RankingEvaluator:
                 sliced[name].update(batch.queries, batch.users, scores, *positives, top)
             recommended.append(self._recommended(task, batch, Top(*(part[:, : self.top] for part in top))))
         values: dict[str, float] = {}
-        per_user = user_table(self.prepared, task.users)
+        per_user = user_table(self.prepared, task.contexts.users.unique())
         for metric, suffix in ((whole, ""), (made, ""), *((sliced[name], f"/{name}") for name in slices)):
             values |= {f"{name}{task.suffix}{suffix}": value for name, value in metric.compute().items()}
             users, table = metric.per_user()
             columns = {f"{name}{task.suffix}{suffix}": table[:, i] for i, name in enumerate(metric.names)}
             per_user = with_values(per_user, users, columns)
         top_lists = gathered(recommended).sort("query", "rank")
-        if len(task.places) == len(task.users):  # a user is one question
+        if len(task.places) == len(per_user):  # a user is one question
             top_lists = top_lists.drop("query")
         return Evaluation(values, per_user.drop("user"), top_lists, "topk")
 

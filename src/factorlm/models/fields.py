@@ -1,4 +1,4 @@
-"""Field modules: indices of users or items to a linear term [B] and a factor [B, K] each."""
+"""Fields that are no codes: indices of users or items to a linear term [B] and a factor [B, K]."""
 
 from __future__ import annotations
 
@@ -6,53 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from factorlm.backbones.encoder import TextEncoder
-from factorlm.data.fields import CodedField, MultiHotField, NumericField
+from factorlm.data.fields import NumericField
 
 FieldTerms = tuple[Tensor, Tensor]
 
 
-class CodedTerms(nn.Module):
-    """An id or categorical field: w and v looked up by category; both are zero for one unseen in training.
+class NumericTerms(nn.Module):
+    """A numeric field x: w x and v x with one w and v.
 
     Args:
-        field: encoded column.
-        num_factors: K.
+        field: standardized column.
+        num_factors: numbers in a factor.
         init_std: deviation of the initial factors.
     """
-
-    codes: Tensor
-
-    def __init__(self, field: CodedField, num_factors: int, init_std: float) -> None:
-        super().__init__()
-        self.register_buffer("codes", torch.tensor(field.codes), persistent=False)
-        self.weight = nn.Embedding(field.num_codes, 1, padding_idx=0, _weight=torch.zeros(field.num_codes, 1))
-        self.factor = _factors(field.num_codes, num_factors, init_std)
-
-    def forward(self, index: Tensor) -> FieldTerms:
-        codes = self.codes[index]
-        return self.weight(codes).squeeze(-1), self.factor(codes)
-
-
-class MultiHotTerms(nn.Module):
-    """A multi-hot field: the weighted mean of its known values' w and v; arguments as `CodedTerms`."""
-
-    codes: Tensor
-    shares: Tensor
-
-    def __init__(self, field: MultiHotField, num_factors: int, init_std: float) -> None:
-        super().__init__()
-        self.register_buffer("codes", torch.tensor(field.codes), persistent=False)
-        self.register_buffer("shares", torch.tensor(field.weights), persistent=False)
-        self.weight = nn.Embedding(field.num_codes, 1, padding_idx=0, _weight=torch.zeros(field.num_codes, 1))
-        self.factor = _factors(field.num_codes, num_factors, init_std)
-
-    def forward(self, index: Tensor) -> FieldTerms:
-        codes, shares = self.codes[index], self.shares[index].unsqueeze(-1)
-        return (self.weight(codes) * shares).sum((1, 2)), (self.factor(codes) * shares).sum(1)
-
-
-class NumericTerms(nn.Module):
-    """A numeric field x: w x and v x with one w and v; arguments as `CodedTerms`."""
 
     values: Tensor
 
@@ -168,9 +134,3 @@ class AdaptedVectors(nn.Module):
         hidden = [self.states[self._offsets[i] : self._offsets[i + 1]] for i in chosen]
         vectors: Tensor = self.encoder([self._tokens[i] for i in chosen], hidden, self._layer)
         return vectors
-
-
-def _factors(num_codes: int, num_factors: int, init_std: float) -> nn.Embedding:
-    values = torch.randn(num_codes, num_factors) * init_std
-    values[0] = 0.0
-    return nn.Embedding(num_codes, num_factors, padding_idx=0, _weight=values)

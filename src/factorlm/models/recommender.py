@@ -1,107 +1,255 @@
-"""The recommender: user fields, item fields and a head."""
+"""The recommender: an embedding table, further fields, the history as a field, and a head."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from factorlm.heads.base import Side, Terms
-from factorlm.heads.fm import FM
+from factorlm.data.fields import Side as SideName
+from factorlm.encoders.base import CausalEncoder, HistoryEncoder, TargetEncoder
+from factorlm.heads.base import DeepHead, Head, Side, SumHead, Terms
+from factorlm.models.history import encode_histories, item_sequences
+from factorlm.models.table import Sums, Table, sums_of
+from factorlm.scoring import Catalogue, Contexts, ProductCatalogue
 
-TILE = 64  # users in one matrix product of an evaluation
+CONTEXTS = 256  # encoded at once where no gradient is needed
+PAIRS = 2048  # of context and item scored at once, at most
+STEP = 64  # whole numbers of which are scored
+
+Fields = Terms | Sums  # what the fields of a side yield: one by one, or their sums where the head needs no more
+
+
+class User(NamedTuple):
+    """The user side of C contexts, and for an encoder that looks at the scored item the history itself.
+
+    Attributes:
+        fields: what the user's fields yield, the encoded history among them; sums where the head needs no more.
+        items: [C, L, W] vectors of the history's items, and ``lengths`` [C] of it; None without such an encoder.
+    """
+
+    fields: Fields
+    items: Tensor | None = None
+    lengths: Tensor | None = None
+
+    def take(self, index: Tensor) -> User:
+        """The contexts at places ``index``."""
+        items, lengths = (None if part is None else part[index] for part in (self.items, self.lengths))
+        return User(self.fields.take(index), items, lengths)
 
 
 class Recommender(nn.Module):
-    """Fields of two sides under a factorizable head. B rows, U users, I items, F fields, K factors.
+    """Fields of two sides under a head. B rows, C contexts, I items, F fields, W width of a factor.
 
     Args:
-        user_fields, item_fields: modules that map indices [B] to ``(linear [B], factor [B, K])``.
+        table: of the id, categorical and multi-hot fields.
+        fields: of each side, the others: modules that map indices [B] to ``(linear [B], factor [B, W])``.
+        encoder: of the history, the last field of the user; None: the history is not read.
         head: scores the fields.
         factor_l2: weight of the penalty on the factors of each training batch.
     """
 
     def __init__(
         self,
-        user_fields: Mapping[str, nn.Module],
-        item_fields: Mapping[str, nn.Module],
-        head: FM,
+        table: Table,
+        fields: Mapping[SideName, Mapping[str, nn.Module]],
+        encoder: HistoryEncoder | None,
+        head: Head,
         factor_l2: float,
     ) -> None:
         super().__init__()
-        self.user_fields = nn.ModuleDict(user_fields)
-        self.item_fields = nn.ModuleDict(item_fields)
+        self.table = table
+        self.fields = nn.ModuleDict({side: nn.ModuleDict(modules) for side, modules in fields.items()})
+        self.encoder = encoder
         self.head = head
         self.factor_l2 = factor_l2
 
-    def user_terms(self, users: Tensor) -> Terms:
-        """Field terms of user indices [B]."""
-        return _terms(self.user_fields, users)
+    @property
+    def factorized(self) -> bool:
+        """Whether scores are one matrix product."""
+        return not isinstance(self.head, DeepHead) and not isinstance(self.encoder, TargetEncoder)
 
-    def item_terms(self, items: Tensor) -> Terms:
-        """Field terms of item indices [B]."""
-        return _terms(self.item_fields, items)
+    @property
+    def shares_histories(self) -> bool:
+        """Whether training rows of one user in one batch cost one pass of the encoder."""
+        return isinstance(self.encoder, CausalEncoder)
 
-    def pair_scores(self, user: Terms, item: Terms) -> Tensor:
-        """Score row b of the users against row b of the items: [B]."""
-        scores: Tensor = self.head(*user.join(item))
-        return scores
+    def sides(self, contexts: Contexts, items: Tensor) -> tuple[User, Fields]:
+        """What the fields of contexts [C] and item indices [I] yield; the table is read, and differentiated, once."""
+        user, item = self._read(("user", contexts.users), ("item", items))
+        return self._user(user, contexts), self._with_others(item, "item", items)
 
-    def cross_scores(self, user: Terms, item: Terms) -> Tensor:
-        """Score every user row against every item row: [U, I], one matrix product."""
-        users, items = _factorized(self.head.user_side(user), self.head.item_side(item))
-        return users @ items.T
+    def user_side(self, contexts: Contexts) -> User:
+        """What the fields of contexts [C] yield."""
+        return self._user(self._read(("user", contexts.users))[0], contexts)
 
-    def penalty(self, user: Terms, item: Terms) -> Tensor:
-        """``factor_l2`` times the mean squared norm of the factors of a training batch."""
-        return self.factor_l2 * sum(t.factors.square().sum((1, 2)).mean() for t in (user, item))  # type: ignore[return-value]
+    def item_side(self, items: Tensor) -> Fields:
+        """What the fields of item indices [B] yield."""
+        return self._with_others(self._read(("item", items))[0], "item", items)
 
-    def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Score pairs of user and item indices: [B]."""
-        return self.pair_scores(self.user_terms(users), self.item_terms(items))
+    def pair_scores(self, user: User, item: Fields) -> Tensor:
+        """Score context b against item b: [B]."""
+        fields = self._seen_from(user, item)
+        if isinstance(fields, Terms) and isinstance(item, Terms):
+            scores: Tensor = self.head(*fields.join(item))
+            return scores
+        one, other = self._head_side(self.head.user_side, fields, self.head.bias), self._item_head_side(item)
+        return one.bias + other.bias + (one.vectors * other.vectors).sum(1)
 
-    def catalogue(self, users: Tensor, items: Tensor) -> Catalogue:
-        """Encode user indices [V] and item indices [N] once, to score any of their pairs."""
-        return Catalogue(self.head, self.user_terms(users), self.item_terms(items))
+    def deep_scores(self, user: User, item: Fields) -> Tensor:
+        """What a deep head adds to the product for context b and item b: [B]."""
+        assert isinstance(self.head, DeepHead)
+        assert isinstance(user.fields, Terms)
+        assert isinstance(item, Terms)
+        return self.head.deep(user.fields.join(item).factors)
 
+    def cross_scores(self, user: User, item: Fields) -> Tensor:
+        """Score every context against every item: [C, I]; one matrix product if the model is factorized."""
+        if self.factorized:
+            users, items = self.matrices(user, item)
+            return users @ items.T
+        number, size = len(user.fields[0]), len(item[0])
+        rows = torch.arange(number, device=item[0].device).repeat_interleave(size)
+        columns = torch.arange(size, device=item[0].device).repeat(number)
+        return self.pair_scores(user.take(rows), item.take(columns)).view(number, size)
 
-class Catalogue:
-    """Encoded users [V] and items [N]; the score of a pair is the same to the last bit, whatever is scored with it."""
+    def matrices(self, user: User, item: Fields) -> tuple[Tensor, Tensor]:
+        """Matrices [C, D + 2] and [I, D + 2] whose product is the scores, but for what a head adds pair by pair.
 
-    def __init__(self, head: FM, user: Terms, item: Terms) -> None:
-        self._head, self._user, self._item = head, user, item
-        self._rows, self._columns = _factorized(head.user_side(user), head.item_side(item))
-
-    def cross(self, users: Tensor) -> Tensor:
-        """Scores [U, N] of users, given by their places [U], against all items; without gradients.
-
-        Products of equal shape add up in equal order, so all have ``TILE`` rows.
+        The biases travel inside the product, as two more dimensions, so that no [C, I] matrix is made twice.
         """
-        rows = nn.functional.pad(self._rows[users], (0, 0, 0, -len(users) % TILE))
-        scores = rows.new_empty(len(rows), len(self._columns))
-        for start in range(0, len(rows), TILE):
-            torch.mm(rows[start : start + TILE], self._columns.T, out=scores[start : start + TILE])
-        return scores[: len(users)]
+        one = self._head_side(self.head.user_side, user.fields, self.head.bias)
+        other = self._item_head_side(item)
+        users = torch.cat([one.vectors, one.bias.unsqueeze(1), torch.ones_like(one.bias).unsqueeze(1)], 1)
+        items = torch.cat([other.vectors, torch.ones_like(other.bias).unsqueeze(1), other.bias.unsqueeze(1)], 1)
+        return users, items
 
-    def pairs(self, users: Tensor, items: Tensor) -> Tensor:
+    def penalty(self, user: User, item: Fields) -> Tensor:
+        """``factor_l2`` times the mean squared norm of the factors of a training batch."""
+        return self.factor_l2 * (_squares(user.fields).mean() + _squares(item).mean())
+
+    def score(self, contexts: Contexts, items: Tensor) -> Tensor:
+        """Score pairs of context and item index: [B]."""
+        return self.pair_scores(*self.sides(contexts, items))
+
+    def catalogue(self, contexts: Contexts, items: Tensor) -> Catalogue:
+        """Encode contexts [V] and item indices [N] once, to score any of their pairs."""
+        users = [self.user_side(contexts[part]) for part in torch.arange(len(contexts)).split(CONTEXTS)]
+        return RecommenderCatalogue(self, _joined(users), self.item_side(items))
+
+    def _read(self, *parts: tuple[SideName, Tensor]) -> Sequence[Fields]:
+        if isinstance(self.head, SumHead) and not isinstance(self.encoder, TargetEncoder):
+            return self.table.sums(*parts, pairs=True)
+        return self.table.terms(*parts)
+
+    def _with_others(self, read: Fields, side: SideName, index: Tensor, *more: tuple[Tensor, Tensor]) -> Fields:
+        """Add the fields that are not in the table."""
+        terms = [*(field(index) for field in self.fields[side].values()), *more]  # type: ignore[operator]
+        if not terms:
+            return read
+        linear, factors = zip(*terms, strict=True)
+        others = Terms(torch.stack(linear, 1), torch.stack(factors, 1))
+        if isinstance(read, Terms):
+            return read.join(others)
+        more_sums = sums_of(others, pairs=True)
+        across = (read.factors * more_sums.factors).sum(1)
+        return Sums(
+            read.bias + more_sums.bias + across, read.factors + more_sums.factors, read.squares + more_sums.squares
+        )
+
+    def _user(self, read: Fields, contexts: Contexts) -> User:
+        if isinstance(self.encoder, CausalEncoder):
+            factor = encode_histories(self.encoder, contexts, self._item_vectors)
+            return User(self._with_others(read, "user", contexts.users, (factor.new_zeros(len(factor)), factor)))
+        fields = self._with_others(read, "user", contexts.users)
+        if not isinstance(self.encoder, TargetEncoder):
+            return User(fields)
+        items, lengths = contexts.last(self.encoder.max_history_len)
+        return User(fields, item_sequences(items, self._item_vectors), lengths)
+
+    def _item_vectors(self, items: Tensor) -> Tensor:
+        """The sum of the factors of each item [n, W]."""
+        item = self.item_side(items)
+        return item.factors if isinstance(item, Sums) else item.factors.sum(1)
+
+    def _seen_from(self, user: User, item: Fields) -> Fields:
+        """The user's fields, with the history as it looks from item b."""
+        if user.items is None:
+            return user.fields
+        assert isinstance(self.encoder, TargetEncoder)
+        assert isinstance(user.fields, Terms)
+        factor = self.encoder(user.items, user.lengths, item.factors.sum(1)).unsqueeze(1)
+        return user.fields.join(Terms(factor.new_zeros(len(factor), 1), factor))
+
+    def _item_head_side(self, item: Fields) -> Side:
+        return self._head_side(self.head.item_side, item, None)
+
+    @staticmethod
+    def _head_side(side: Callable[[Terms], Side], fields: Fields, bias: Tensor | None) -> Side:
+        """A side of the score; of sums it is the sums themselves, the user's with the global bias."""
+        if isinstance(fields, Terms):
+            return side(fields)
+        return Side(fields.bias if bias is None else fields.bias + bias, fields.factors)
+
+
+class RecommenderCatalogue:
+    """Encoded contexts [V] and items [N]; a pair's score is the same to the last bit, whatever is scored with it."""
+
+    def __init__(self, model: Recommender, user: User, item: Fields) -> None:
+        self._model, self._user, self._item = model, user, item
+        self._product: ProductCatalogue | None = None
+        if user.items is None:
+            rows, columns = model.matrices(user, item)
+            self._product = ProductCatalogue(rows.__getitem__, columns)
+
+    def cross(self, places: Tensor) -> Tensor:
+        """Scores [U, N] of contexts, given by their places [U], against all items; without gradients."""
+        if self._product is None:
+            return self._pairwise(places, self._model.pair_scores)
+        scores = self._product.cross(places)
+        if isinstance(self._model.head, DeepHead):
+            scores += self._pairwise(places, self._model.deep_scores)
+        return scores
+
+    def pairs(self, places: Tensor, columns: Tensor) -> Tensor:
         """Scores [B] of pairs, given by their places [B]."""
-        user = Terms(self._user.linear[users], self._user.factors[users])
-        item = Terms(self._item.linear[items], self._item.factors[items])
-        scores: Tensor = self._head(*user.join(item))
+        return torch.cat([
+            self._model.pair_scores(self._user.take(places[part]), self._item.take(columns[part]))[:size]
+            for part, size in _parts(len(places), PAIRS)
+        ])  # fmt: skip
+
+    def _pairwise(self, places: Tensor, score: Callable[[User, Fields], Tensor]) -> Tensor:
+        """Scores [U, N], context by context, in parts of equal shape."""
+        number = len(self._item[0])
+        size = min(PAIRS, number + -number % STEP)
+        scores = self._item[0].new_empty(len(places), number)
+        parts = [(self._item.take(part), int(part[0]), count) for part, count in _parts(number, size)]
+        for row, place in enumerate(places):
+            user = self._user.take(place.expand(size))
+            for item, first, count in parts:
+                scores[row, first : first + count] = score(user, item)[:count]
         return scores
 
 
-def _terms(fields: nn.ModuleDict, index: Tensor) -> Terms:
-    linear, factors = zip(*(field(index) for field in fields.values()), strict=True)
-    return Terms(torch.stack(linear, 1), torch.stack(factors, 1))
+def _parts(number: int, size: int) -> Iterator[tuple[Tensor, int]]:
+    """Indices below ``number`` in parts of ``size``, the last filled up, and how many of each part count."""
+    for start in range(0, number, size):
+        yield torch.arange(start, start + size).clamp(max=number - 1), min(size, number - start)
 
 
-def _factorized(user: Side, item: Side) -> tuple[Tensor, Tensor]:
-    """Matrices [U, D + 2] and [I, D + 2] whose product is the scores.
+def _squares(fields: Fields) -> Tensor:
+    return fields.squares if isinstance(fields, Sums) else fields.factors.square().sum((1, 2))
 
-    The biases travel inside the product, as two more dimensions, so that no [U, I] matrix is made twice.
-    """
-    users = torch.cat([user.vectors, user.bias.unsqueeze(1), torch.ones_like(user.bias).unsqueeze(1)], 1)
-    items = torch.cat([item.vectors, torch.ones_like(item.bias).unsqueeze(1), item.bias.unsqueeze(1)], 1)
-    return users, items
+
+def _joined(users: list[User]) -> User:
+    """Contexts one after the other."""
+    kind = type(users[0].fields)
+    fields = kind(*(torch.cat(columns) for columns in zip(*(user.fields for user in users), strict=True)))
+    items = [user.items for user in users if user.items is not None]
+    if not items:
+        return User(fields)
+    longest = max(part.shape[1] for part in items)
+    padded = [nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in items]
+    return User(fields, torch.cat(padded), torch.cat([user.lengths for user in users if user.lengths is not None]))

@@ -17,14 +17,17 @@ DETERMINING = (
     "assets.py",
     "data",
     "backbones",
+    "encoders",
     "heads",
     "baselines",
+    "scoring.py",
     "models",
     "objectives",
     "metrics",
     "training",
     "evaluation/base.py",
     "evaluation/candidates.py",
+    "evaluation/histories.py",
     "evaluation/ranking.py",
     "evaluation/pointwise.py",
     "config/build.py",
@@ -149,6 +152,11 @@ def _difference(part: str, first: Mapping[str, Any], other: Mapping[str, Any]) -
         return words, "train both with the same split" if same_choice else f"evaluate both with {_candidates(str(one))}"
     if part == "selection":
         return words, f"train both with selection={str(one).removeprefix('max valid/').partition('/')[0]}"
+    if part == "history":
+        return (
+            f"{one or 'train'} against {other['protocol'].get(part) or 'train'}",
+            f"evaluate both with history={one or 'train'}",
+        )
     return words, REMEDIES.get(part, "evaluate both with {part}={one}").format(part=part, one=_words(one))
 
 

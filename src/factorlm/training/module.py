@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from factorlm.errors import UserError
-from factorlm.evaluation.base import Catalogue, share
+from factorlm.evaluation.base import share
 from factorlm.evaluation.pointwise import RowBatch, RowTask
 from factorlm.evaluation.ranking import QueryBatch, RankingTask, batch_scores
-from factorlm.heads.base import Terms
 from factorlm.metrics.pointwise import PointwiseMetrics
 from factorlm.metrics.ranking import RankingMetrics
 from factorlm.models.recommender import Recommender
-from factorlm.objectives.base import Objective, PointwiseObjective
+from factorlm.objectives.base import PointwiseObjective, SampledObjective
+from factorlm.objectives.full_softmax import FullSoftmax
+from factorlm.scoring import Catalogue, Contexts
+from factorlm.training.optimizers import RowAdagrad, RowAdam
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -32,8 +34,10 @@ class _Module(pl.LightningModule):
         self._catalogue: Catalogue | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimizer over everything trainable."""
-        return self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        """One optimizer over everything trainable; a row-wise one gets the table's gradient by row."""
+        optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        self.model.table.sparse = isinstance(optimizer, RowAdagrad | RowAdam)
+        return optimizer
 
     def _logged(self, loss: Tensor, rows: int) -> Tensor:
         if not loss.isfinite():
@@ -56,19 +60,22 @@ class RankingModule(_Module):
         optimizer: maps the trainable parameters to an optimizer.
         metrics: of validation, logged as ``valid/<name>``.
         train_items: [I] items that occur in training: the candidates of the full softmax, the pool of negatives.
+        train_counts: [I] rows of each.
         valid_task: who is ranked against whom in validation.
         seed: of the negatives.
     """
 
     train_items: Tensor
+    train_counts: Tensor
 
     def __init__(
         self,
         model: Recommender,
-        objective: Objective,
+        objective: FullSoftmax | SampledObjective,
         optimizer: OptimizerFactory,
         metrics: RankingMetrics,
         train_items: Tensor,
+        train_counts: Tensor,
         valid_task: RankingTask,
         seed: int,
     ) -> None:
@@ -76,31 +83,43 @@ class RankingModule(_Module):
         self.valid_metrics = metrics
         self._objective = objective
         self.register_buffer("train_items", train_items, persistent=False)
+        self.register_buffer("train_counts", train_counts, persistent=False)
         self._valid_task = valid_task
         self._generator = torch.Generator().manual_seed(seed)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss of a batch of positive pairs, users [B] and items [B]."""
-        users, items = batch
-        user = self.model.user_terms(users)
-        if self._objective.num_negatives is None:
-            pool = self.model.item_terms(self.train_items)
+    def training_step(self, batch: tuple[Contexts, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a batch of positive pairs, contexts [B] and items [B]."""
+        contexts, items = batch
+        if isinstance(self._objective, FullSoftmax):
+            user, pool = self.model.sides(contexts, self.train_items)
             place = torch.searchsorted(self.train_items, items)
-            item = Terms(pool.linear[place], pool.factors[place])
-            candidates = self.model.cross_scores(user, pool)
+            loss, item = self._objective(*self.model.matrices(user, pool), place), pool.take(place)
         else:
-            drawn = torch.randint(len(self.train_items), (self._objective.num_negatives,), generator=self._generator)
-            negatives = self.train_items[drawn.to(self.device)]
-            item = self.model.item_terms(items)
-            candidates = self.model.cross_scores(user, self.model.item_terms(negatives))
-            candidates = candidates.masked_fill(negatives == items.unsqueeze(1), -torch.inf)
-        loss = self._objective(self.model.pair_scores(user, item), candidates) + self.model.penalty(user, item)
-        return self._logged(loss, len(users))
+            drawn, log_rate = self._drawn(items, self._objective)
+            user, both = self.model.sides(contexts, torch.cat([items, drawn]))
+            rows = torch.arange(len(items) + len(drawn), device=self.device).split([len(items), len(drawn)])
+            item, others = (both.take(part) for part in rows)
+            candidates = self.model.cross_scores(user, others)
+            candidates = candidates.masked_fill(drawn == items.unsqueeze(1), -torch.inf)
+            loss = self._objective(self.model.pair_scores(user, item), candidates, log_rate)
+        return self._logged(loss + self.model.penalty(user, item), len(items))
+
+    def _drawn(self, items: Tensor, objective: SampledObjective) -> tuple[Tensor, Tensor]:
+        """Negatives [C] of a step and the log of how often each was expected to be drawn [C]."""
+        counts, number = self.train_counts, objective.num_negatives
+        if objective.negatives == "uniform":
+            places = torch.randint(len(counts), (number,), generator=self._generator).to(self.device)
+            return self.train_items[places], torch.full_like(places, number / len(counts), dtype=torch.float32).log()
+        share = counts / counts.sum()
+        if objective.negatives == "popularity":
+            places = torch.multinomial(share.cpu(), number, True, generator=self._generator).to(self.device)
+            return self.train_items[places], (number * share[places]).log()
+        return items, (len(items) * share[torch.searchsorted(self.train_items, items)]).log()
 
     def on_validation_epoch_start(self) -> None:
         """Encode users and candidates once."""
         task = self._valid_task
-        self._catalogue = self.model.catalogue(task.users.to(self.device), task.candidates.to(self.device))
+        self._catalogue = self.model.catalogue(task.contexts.to(self.device), task.candidates.to(self.device))
 
     def validation_step(self, batch: QueryBatch, batch_idx: int) -> None:
         """Rank the candidates of a batch of questions."""
@@ -137,23 +156,24 @@ class PointwiseModule(_Module):
         self._objective = objective
         self._valid_task = valid_task
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss of a batch of rows: users, items and labels [B]."""
-        users, items, labels = batch
-        user, item = self.model.user_terms(users), self.model.item_terms(items)
+    def training_step(self, batch: tuple[Contexts, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a batch of rows: contexts, items and labels [B]."""
+        contexts, items, labels = batch
+        user, item = self.model.sides(contexts, items)
         loss = self._objective(self.model.pair_scores(user, item), labels) + self.model.penalty(user, item)
-        return self._logged(loss, len(users))
+        return self._logged(loss, len(items))
 
     def on_validation_epoch_start(self) -> None:
         """Encode users and items once."""
         task = self._valid_task
-        self._catalogue = self.model.catalogue(task.users.to(self.device), task.items.to(self.device))
+        self._catalogue = self.model.catalogue(task.contexts.to(self.device), task.items.to(self.device))
 
     def validation_step(self, batch: RowBatch, batch_idx: int) -> None:
         """Score a batch of rows."""
         assert self._catalogue is not None
-        scores = self._catalogue.pairs(batch.users, batch.items)
-        self.valid_metrics.update(batch.rows, self._valid_task.users[batch.users.cpu()], batch.labels, scores)
+        scores = self._catalogue.pairs(batch.places, batch.items)
+        users = self._valid_task.contexts.users[batch.places.cpu()]
+        self.valid_metrics.update(batch.rows, users, batch.labels, scores)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics."""
@@ -164,23 +184,41 @@ class TrainBatches:
     """Training rows in batches, in an order that depends only on seed and epoch.
 
     Args:
-        columns: [n] each: users and items, and labels for a pointwise task.
+        contexts: [n] of the rows.
+        columns: [n] each: items, and labels for a pointwise task.
         size: rows of a batch; the last may have fewer.
         seed: of the order.
+        by_user: keep the rows of a user together, so that batches have about ``size`` rows.
     """
 
-    def __init__(self, columns: tuple[Tensor, ...], size: int, seed: int) -> None:
-        self._columns, self._size, self._seed = columns, size, seed
+    def __init__(
+        self, contexts: Contexts, columns: tuple[Tensor, ...], size: int, seed: int, *, by_user: bool = False
+    ) -> None:
+        self._contexts, self._columns, self._size, self._seed = contexts, columns, size, seed
         self._epoch = 0
+        self._users = contexts.users.unique(return_inverse=True)[1] if by_user else None
 
     def __len__(self) -> int:
-        return -(-len(self._columns[0]) // self._size)
+        return len(self._batches(self._epoch))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+    def __iter__(self) -> Iterator[tuple[Contexts | Tensor, ...]]:
+        batches = self._batches(self._epoch)
         self._epoch += 1
-        for rows in torch.randperm(len(self._columns[0]), generator=generator).split(self._size):
-            yield tuple(column[rows] for column in self._columns)
+        for rows in batches:
+            yield self._contexts[rows], *(column[rows] for column in self._columns)
+
+    def _batches(self, epoch: int) -> Sequence[Tensor]:
+        """The rows of each batch."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        if self._users is None:
+            batches: Sequence[Tensor] = torch.randperm(len(self._contexts), generator=generator).split(self._size)
+            return batches
+        order = torch.randperm(int(self._users.max()) + 1, generator=generator)[self._users]
+        counts = order.bincount()
+        batch = (counts.cumsum(0) - counts) // self._size
+        sizes = torch.zeros(int(batch[-1]) + 1, dtype=torch.int64).index_add(0, batch, counts)
+        batches = order.argsort(stable=True).split(sizes[sizes > 0].tolist())
+        return batches
 
 
 class Task(Protocol):

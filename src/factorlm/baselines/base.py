@@ -1,0 +1,61 @@
+"""What a baseline is fitted on and what it answers. Shapes: n rows, U users, I items, C contexts, N candidates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from factorlm.data.fields import EncodedField, FieldSpec
+from factorlm.scoring import Catalogue, Contexts
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training rows in the order of their source.
+
+    Attributes:
+        users, items: [n] indices.
+        labels: [n], true for a positive.
+        timestamps: [n] seconds.
+        num_users, num_items: U and I; some of them may have no training row.
+        seed: of the run.
+        item_vectors: [I, H] text vector of each item by the config's backbone; None without one.
+        specs, fields: the config's fields, by name, and their values for each user or item.
+    """
+
+    users: Tensor
+    items: Tensor
+    labels: Tensor
+    timestamps: Tensor
+    num_users: int
+    num_items: int
+    seed: int
+    item_vectors: Tensor | None
+    specs: Mapping[str, FieldSpec]
+    fields: Mapping[str, EncodedField]
+
+
+class Baseline(nn.Module, ABC):
+    """A scorer fitted at once, without epochs.
+
+    What `fit` finds is kept in persistent buffers, empty before it, so that a checkpoint holds it. Histories come from
+    the contexts that are asked, not from the training rows, wherever the method allows it: the same fitted model then
+    answers with a longer history, too.
+
+    Attributes:
+        logits: whether scores are logits, so that the baseline may serve ``task=pointwise``.
+    """
+
+    logits: ClassVar[bool] = False
+
+    @abstractmethod
+    def fit(self, data: TrainingData) -> None:
+        """Learn from training rows."""
+
+    @abstractmethod
+    def catalogue(self, contexts: Contexts, items: Tensor) -> Catalogue:
+        """Fix contexts [C] and candidates [N], item indices."""

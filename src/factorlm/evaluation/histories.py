@@ -1,0 +1,80 @@
+"""What each user had before: of training rows, and of what is asked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import torch
+
+from factorlm.data.prepared import Prepared
+from factorlm.data.rules import PARTS, positions
+from factorlm.data.tables import frame
+from factorlm.evaluation.candidates import Pairs
+from factorlm.scoring import Contexts
+
+History = Literal["train", "earlier"]
+
+
+def train_contexts(prepared: Prepared) -> Contexts:
+    """A context for each training row [n], in their order: the user's positives before it."""
+    split, times = prepared.split, _times(prepared)
+    users, labels = split.users["train"], split.labels["train"]
+    order = np.lexsort((times[split.rows["train"]], users))
+    positive = labels[order].astype(np.int64)
+    before = np.cumsum(positive) - positive  # positives of all users up to the row
+    first = np.searchsorted(users[order], users[order])
+    starts, ends = np.empty_like(users), np.empty_like(users)
+    starts[order], ends[order] = before[first], before
+    log = split.items["train"][order][positive > 0]
+    return Contexts(*(torch.from_numpy(part) for part in (users, starts, ends, log)))
+
+
+def contexts_of(prepared: Prepared, users: np.ndarray, parts: tuple[str, ...], also: Pairs | None = None) -> Contexts:
+    """A context for each of ``users`` [C].
+
+    Args:
+        prepared: data and split.
+        users: [C] user indices.
+        parts: whose positives are the history.
+        also: place among ``users`` and item, [m] each, of further positives.
+    """
+    split = prepared.split
+    kept = {part: split.labels[part] for part in parts}
+    had = pl.DataFrame({
+        "user": np.concatenate([split.users[part][kept[part]] for part in parts]),
+        "item": np.concatenate([split.items[part][kept[part]] for part in parts]),
+        "time": _times(prepared)[np.concatenate([split.rows[part][kept[part]] for part in parts])],
+    })  # fmt: skip
+    asked = pl.DataFrame({"user": users, "place": np.arange(len(users))})
+    rows = asked.join(had, on="user").select("place", "item", "time")
+    if also is not None and len(also[0]):
+        further = pl.DataFrame({"place": also[0], "item": also[1], "user": users[also[0]]})
+        rows = pl.concat(
+            [rows, further.join(_all_times(prepared), on=["user", "item"]).select("place", "item", "time")]
+        )
+    rows = rows.sort("place", "time")
+    counts = np.bincount(rows["place"].to_numpy(), minlength=len(users))
+    ends = np.cumsum(counts)
+    return Contexts(*(torch.from_numpy(part.copy()) for part in (users, ends - counts, ends, rows["item"].to_numpy())))
+
+
+def parts_before(part: str, history: History) -> tuple[str, ...]:
+    """The parts that a model may read when ``part`` is asked."""
+    return PARTS[:1] if history == "train" else PARTS[: PARTS.index(part)]
+
+
+def _times(prepared: Prepared) -> np.ndarray:
+    """Place of every interaction in the history of its user."""
+    columns = ["user_id", "timestamp"]
+    return positions(frame(prepared.tables.interactions).select(columns))[0]
+
+
+def _all_times(prepared: Prepared) -> pl.DataFrame:
+    """Users, items and the place of the first interaction of each pair."""
+    had = frame(prepared.tables.interactions).select("user_id", "item_id")
+    ids = prepared.frames["user"]["user_id"], prepared.frames["item"]["item_id"]
+    index = [pl.DataFrame({name: series, name[:4]: np.arange(len(series))}) for name, series in zip(had.columns, ids)]
+    rows = had.with_columns(time=_times(prepared)).join(index[0], on="user_id").join(index[1], on="item_id")
+    return rows.group_by("user", "item").agg(pl.col("time").min())

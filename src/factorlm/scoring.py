@@ -1,0 +1,122 @@
+"""Who is asked, and the contract of all that answer. Shapes: C contexts, V of them in a task, N items, U and B some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+TILE = 64  # contexts in one matrix product of an evaluation
+LEAST = 16  # columns
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Who is asked, and the positive interactions each had before.
+
+    Attributes:
+        users: [C] user index.
+        starts, ends: [C]; the history is ``log[start:end]``, oldest first.
+        log: [n] item indices, shared by all contexts.
+    """
+
+    users: Tensor
+    starts: Tensor
+    ends: Tensor
+    log: Tensor
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __getitem__(self, index: Tensor) -> Contexts:
+        return replace(self, users=self.users[index], starts=self.starts[index], ends=self.ends[index])
+
+    def to(self, device: torch.device) -> Contexts:
+        """The same on another device."""
+        return Contexts(*(part.to(device) for part in (self.users, self.starts, self.ends, self.log)))
+
+    def last(self, length: int) -> tuple[Tensor, Tensor]:
+        """The latest items [C, L], at most ``length``, oldest first, padded with 0 on the right; and how many [C]."""
+        lengths = (self.ends - self.starts).clamp(max=length)
+        steps = torch.arange(int(lengths.amax()) if len(lengths) else 0, device=self.log.device)
+        inside = steps < lengths.unsqueeze(1)
+        place = ((self.ends - lengths).unsqueeze(1) + steps).masked_fill(~inside, 0)
+        items = self.log[place] if len(self.log) else torch.zeros_like(place)
+        return items.masked_fill(~inside, 0), lengths
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Place of the context and item of everything in the histories: [h] each."""
+        lengths = self.ends - self.starts
+        places = torch.arange(len(self), device=self.log.device).repeat_interleave(lengths)
+        step = torch.arange(len(places), device=self.log.device) - (lengths.cumsum(0) - lengths)[places]
+        return places, self.log[self.starts[places] + step]
+
+    def matrix(self, num_items: int) -> Tensor:
+        """Dense [C, I]: 1 where an item is in the history."""
+        rows = torch.zeros(len(self), num_items, device=self.log.device)
+        rows[self.pairs()] = 1.0
+        return rows
+
+
+class Catalogue(Protocol):
+    """Contexts [V] and items [N] whose sides of the score are computed once.
+
+    The score of a pair does not depend, to the last bit, on what is scored together with it.
+    """
+
+    def cross(self, places: Tensor) -> Tensor:
+        """Scores [U, N] of contexts, given by their places [U] among the V, against all items."""
+        ...
+
+    def pairs(self, places: Tensor, columns: Tensor) -> Tensor:
+        """Scores [B] of pairs, given by their places [B] among the V and N."""
+        ...
+
+
+class Scorer(Protocol):
+    """What can be evaluated: a `Recommender` or a baseline."""
+
+    def catalogue(self, contexts: Contexts, items: Tensor) -> Catalogue:
+        """Fix contexts [V] and item indices [N]."""
+        ...
+
+
+class ProductCatalogue:
+    """Scores that are a product of rows and columns.
+
+    Args:
+        rows: places [U] of contexts to their vectors [U, D].
+        columns: [N, D] of the items.
+    """
+
+    def __init__(self, rows: Callable[[Tensor], Tensor], columns: Tensor) -> None:
+        self._rows, self._columns = rows, columns
+
+    def cross(self, places: Tensor) -> Tensor:
+        """Scores [U, N]; without gradients."""
+        return tiled(self._rows, self._columns, places)
+
+    def pairs(self, places: Tensor, columns: Tensor) -> Tensor:
+        """Scores [B] of pairs."""
+        return torch.cat([
+            (self._rows(places[start : start + TILE]) * self._columns[columns[start : start + TILE]]).sum(1)
+            for start in range(0, len(places), TILE)
+        ])  # fmt: skip
+
+
+def tiled(rows: Callable[[Tensor], Tensor], columns: Tensor, places: Tensor) -> Tensor:
+    """``rows(places) @ columns.T`` [U, N].
+
+    Products of equal shape add up in equal order, so all have ``TILE`` rows, and few columns are filled up: a product
+    with 8 or less is rounded by the place of its row.
+    """
+    size, columns = len(columns), nn.functional.pad(columns, (0, 0, 0, max(0, LEAST - len(columns))))
+    scores = columns.new_empty(len(places) + -len(places) % TILE, len(columns))
+    for start in range(0, len(places), TILE):
+        tile = rows(places[start : start + TILE])
+        tile = nn.functional.pad(tile, (0, 0, 0, TILE - len(tile)))
+        torch.mm(tile, columns.T, out=scores[start : start + TILE])
+    return scores[: len(places), :size]
