@@ -43,7 +43,9 @@ class KeepBest(Callback):
         """Runs after the epoch's validation."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         shown = {name: None if math.isnan(value) else value for name, value in metrics.items()}
-        self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **shown})
+        assert isinstance(module, RankingModule | PointwiseModule)
+        place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        self.history.append({**place, **shown, "train/loss": module.mean_loss})  # which is logged after this
         if self._monitor not in metrics:
             raise UserError(
                 "training ended before the first validation: raise trainer.max_steps, or bound epochs instead"
@@ -52,7 +54,7 @@ class KeepBest(Callback):
             raise UserError(f"{self._monitor} has no value in validation: select by another metric")
         if self.best_epoch < 0 or metrics[self._monitor] > self._best:
             self.best_epoch, self._best = trainer.current_epoch, metrics[self._monitor]
-            save_checkpoint(module.model, self._folder)  # type: ignore[arg-type]
+            save_checkpoint(module.model, self._folder)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         """Lightning turns an interrupt into exit status 1: remember it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ class _Module(pl.LightningModule):
         self.model = model
         self._optimizer = optimizer
         self._catalogue: Catalogue | None = None
+        self._loss, self._rows = 0.0, 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over everything trainable; a row-wise one gets the table's gradient by row."""
@@ -39,10 +41,24 @@ class _Module(pl.LightningModule):
         self.model.table.sparse = isinstance(optimizer, RowAdagrad | RowAdam)
         return optimizer
 
-    def _logged(self, loss: Tensor, rows: int) -> Tensor:
-        if not loss.isfinite():
-            raise UserError(f"the loss is {loss.item()} at step {self.global_step}: lower optimizer.lr")
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=rows)
+    def on_train_epoch_start(self) -> None:
+        """Begin the mean loss of the epoch."""
+        self._loss, self._rows = 0.0, 0
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss; once an epoch, because logging costs as much as a small step."""
+        self.log("train/loss", self.mean_loss, sync_dist=True)
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the rows trained in this epoch so far."""
+        return self._loss / max(1, self._rows)
+
+    def _counted(self, loss: Tensor, rows: int) -> Tensor:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(f"the loss is {value} at step {self.global_step}: lower optimizer.lr")
+        self._loss, self._rows = self._loss + value * rows, self._rows + rows
         return loss
 
     def _log_valid(self, metrics: RankingMetrics | PointwiseMetrics, suffix: str) -> None:
@@ -102,7 +118,7 @@ class RankingModule(_Module):
             candidates = self.model.cross_scores(user, others)
             candidates = candidates.masked_fill(drawn == items.unsqueeze(1), -torch.inf)
             loss = self._objective(self.model.pair_scores(user, item), candidates, log_rate)
-        return self._logged(loss + self.model.penalty(user, item), len(items))
+        return self._counted(loss + self.model.penalty(user, item), len(items))
 
     def _drawn(self, items: Tensor, objective: SampledObjective) -> tuple[Tensor, Tensor]:
         """Negatives [C] of a step and the log of how often each was expected to be drawn [C]."""
@@ -161,7 +177,7 @@ class PointwiseModule(_Module):
         contexts, items, labels = batch
         user, item = self.model.sides(contexts, items)
         loss = self._objective(self.model.pair_scores(user, item), labels) + self.model.penalty(user, item)
-        return self._logged(loss, len(items))
+        return self._counted(loss, len(items))
 
     def on_validation_epoch_start(self) -> None:
         """Encode users and items once."""
