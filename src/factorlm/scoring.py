@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -32,7 +32,8 @@ class Contexts:
         return len(self.users)
 
     def __getitem__(self, index: Tensor) -> Contexts:
-        return replace(self, users=self.users[index], starts=self.starts[index], ends=self.ends[index])
+        users, starts, ends = (part.index_select(0, index) for part in (self.users, self.starts, self.ends))
+        return Contexts(users, starts, ends, self.log)
 
     def to(self, device: torch.device) -> Contexts:
         """The same on another device."""

@@ -206,7 +206,7 @@ def test_detectable_is_the_noncentral_t() -> None:
 
 
 def test_many_arms_and_metrics_are_quick() -> None:
-    """A fortieth of the size for which scripts/benchmarks/statistics.py takes two seconds."""
+    """A fortieth of the size for which scripts/benchmarks/paired_statistics.py takes two seconds."""
     values = np.random.default_rng(13).normal(size=(5, 20, 3, 600))
     started = time.process_time()
     paired_effects(values, 2500, 0.1)

@@ -24,8 +24,8 @@ class ItemKNN(Baseline):
     U_i are the users with a positive training row of item i, x the row of the history. M. Deshpande and G. Karypis,
     Item-based top-N recommendation algorithms, TOIS 22(1), 2004, section 4.2.1. The arithmetic is RecBole's
     ``ItemKNN``, to the 1e-6 that it adds to the denominator and the choice that `numpy.argpartition` makes between
-    items that are equally similar at the k-th place. An item without a positive training row scores 0, and so do all
-    where the history is empty.
+    items that are equally similar at the k-th place, which may differ between processors. An item without a positive
+    training row scores 0, and so do all where the history is empty.
 
     Args:
         k: neighbours of each item.

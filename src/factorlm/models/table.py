@@ -51,7 +51,7 @@ class Table(nn.Module):
         fields: coded fields of each side by name.
         width: W; the K of a factorization machine.
         init_std: deviation of the initial factors; linear weights begin at 0.
-        sparse: whether gradients are sparse, as row-wise optimizers want them, or of the shape of the table; may change.
+        sparse: whether gradients are sparse, as row-wise optimizers want them, or of the table's shape; may change.
 
     Attributes:
         names: fields of each side in the order of `terms`: single ones first, then multi-hot ones.
@@ -79,7 +79,7 @@ class Table(nn.Module):
             self.layouts[side] = _layout(content, offsets)
             for name, array in zip(LAYOUT, self.layouts[side], strict=True):
                 self.register_buffer(f"{side}_{name}", torch.from_numpy(array), persistent=False)
-        weight = torch.zeros(rows, width + 1)
+        weight = torch.from_numpy(np.zeros((rows, width + 1), np.float32))  # in large pages of memory
         weight[1:, :width] = torch.randn(rows - 1, width) * init_std
         self.weight = nn.Parameter(weight)
         self.places = np.zeros(rows, np.int32)  # scratch of the loops

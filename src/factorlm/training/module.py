@@ -215,13 +215,13 @@ class TrainBatches:
         self._users = contexts.users.unique(return_inverse=True)[1] if by_user else None
 
     def __len__(self) -> int:
-        return len(self._batches(self._epoch))
+        return -(-len(self._contexts) // self._size) if self._users is None else len(self._batches(self._epoch))
 
     def __iter__(self) -> Iterator[tuple[Contexts | Tensor, ...]]:
         batches = self._batches(self._epoch)
         self._epoch += 1
         for rows in batches:
-            yield self._contexts[rows], *(column[rows] for column in self._columns)
+            yield self._contexts[rows], *(column.index_select(0, rows) for column in self._columns)
 
     def _batches(self, epoch: int) -> Sequence[Tensor]:
         """The rows of each batch."""
