@@ -4,7 +4,7 @@
     .venv/bin/python scripts/tune.py ml1m ctr fm --keep optimizer.lr=ml100k   # a key as it was chosen elsewhere
 
 Writes conf/experiment/<dataset>/<setting>/<sweep>.yaml and experiments/tuning/<dataset>-<setting>.json. Finished runs
-are reused, so an interrupted call continues when it is repeated. Test metrics are neither read nor written.
+are reused, so an interrupted call continues when it is repeated. Test metrics are not read.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def write_experiment(path: Path, overrides: list[str], sweep: str, line: str) ->
     defaults = content.pop("defaults", [])
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
     fixed = [override.split("=") for override in overrides if override.split("=")[0] in groups]
-    taken = {next(iter(entry)) for entry in defaults}
-    defaults = [{f"override /{key}": value} for key, value in fixed if f"override /{key}" not in taken] + defaults
+    groups_chosen = {key: value for entry in defaults for key, value in entry.items()}
+    groups_chosen |= {f"override /{key}": value for key, value in fixed}  # the command line won in the run, too
+    defaults = [{key: value} for key, value in groups_chosen.items()]
     values = OmegaConf.from_dotlist([override for override in overrides if override.split("=")[0] not in groups])
     merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(content), values))
     path.parent.mkdir(parents=True, exist_ok=True)

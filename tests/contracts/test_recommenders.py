@@ -61,10 +61,11 @@ def test_moments_of_a_history_share_a_pass(small: Compose, encoder: str) -> None
     """Rows trained together see what each would see alone, and nothing later."""
     model, rows = built(small, encoder)
     some = rows[torch.arange(0, 300)]
+    model.encoder.training = True  # but not its dropout
     shared = model.user_side(some).fields.factors
+    model.encoder.training = False
     with torch.no_grad():
         alone = torch.cat([model.user_side(some[torch.tensor([row])]).fields.factors for row in range(300)])
-    assert shared.requires_grad
     assert torch.allclose(shared, alone, atol=1e-5)
 
 
@@ -73,11 +74,13 @@ def test_long_histories_are_cut_into_windows(small: Compose) -> None:
     one = rows[(rows.users == rows.users[0]).nonzero().squeeze(1)]
     one = one[one.ends.argsort()]
     vectors = model._item_vectors(rows.log).detach()
+    model.encoder.training = True
     history = model.user_side(one).fields.factors[:, -1]
     for row, (start, end) in enumerate(zip(one.starts.tolist(), one.ends.tolist(), strict=True)):
         begin = start + (end - start - 1) // 4 * 4 if end > start else end
         expected = vectors[begin:end].mean(0) if end > begin else torch.zeros(8)
         assert torch.allclose(history[row], expected, atol=1e-6)
+    model.encoder.training = False
     with torch.no_grad():
         latest = model.user_side(one).fields.factors[-1, -1]
     assert torch.allclose(latest, vectors[one.ends[-1] - 4 : one.ends[-1]].mean(0), atol=1e-6)

@@ -48,9 +48,11 @@ class Baseline(nn.Module, ABC):
 
     Attributes:
         logits: whether scores are logits, so that the baseline may serve ``task=pointwise``.
+        reads_texts: whether it reads the text vectors of a backbone.
     """
 
     logits: ClassVar[bool] = False
+    reads_texts: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, data: TrainingData) -> None:

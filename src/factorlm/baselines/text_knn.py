@@ -32,6 +32,8 @@ class TextKNN(Baseline):
         recency: weight of a history item against the next later one, in (0, 1]; see `history_rows`.
     """
 
+    reads_texts = True
+
     def __init__(self, k: int, recency: float) -> None:
         super().__init__()
         check_neighbours(k, 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from factorlm.config.build import cache_dir, make_data
 from factorlm.config.check import check_config
 from factorlm.config.evaluator import make_evaluator
 from factorlm.config.model import make_model
+from factorlm.config.schema import ModelConfig, TrainConfig
 from factorlm.data.prepared import Prepared, load_prepared, prepare
 from factorlm.errors import AuditError, UserError
 from factorlm.models.recommender import Recommender
@@ -49,6 +50,9 @@ def open_run(folder: Path, cache: str) -> OpenRun:
         raise UserError(f"run.dir={folder} {state}: name the folder of a finished run")
     config = OmegaConf.load(folder / "config.yaml")
     assert isinstance(config, DictConfig)
+    known = ((TrainConfig, config), (ModelConfig, config.get("model", {})))
+    if missing := [field.name for schema, part in known for field in fields(schema) if field.name not in part]:
+        raise UserError(f"{folder} was trained by a version without {missing[0]}: train it again")
     config.cache = cache
     check_config(config)
     torch.set_num_threads(config.threads)

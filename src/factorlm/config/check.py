@@ -47,6 +47,9 @@ def check_config(config: DictConfig, groups: Sequence[str] | None = None) -> Non
             raise UserError(f"{name}={content[name]}: it must be 1 or more")
     if content["model"]["num_factors"] < 1 or content["seed"] < 0:
         raise UserError("model.num_factors must be 1 or more, and seed 0 or more")
+    for name in ("init_std", "factor_l2"):
+        if content["model"][name] < 0:
+            raise UserError(f"model.{name}={content['model'][name]}: it must be 0 or more")
     allowed = (*ALLOWED, *(f"{plugin}." for plugin in content.get("plugins", [])))
     for key, node in _targets(content, ""):
         if groups is None or str(key).partition(".")[0] in groups:

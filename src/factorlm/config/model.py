@@ -43,7 +43,14 @@ def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Baseline
         UserError: fields, backbone and adapter do not go together.
     """
     builder = _Builder(config, prepared)
-    return builder.recommender() if config.baseline is None else builder.baseline()
+    if config.baseline is not None:
+        return builder.baseline()
+    model = builder.recommender()
+    if config.model.compile:
+        for module in (model.head, model.encoder):
+            if module is not None:
+                module.compile()
+    return model
 
 
 def field_specs(config: DictConfig) -> dict[str, FieldSpec]:
@@ -64,7 +71,7 @@ def field_specs(config: DictConfig) -> dict[str, FieldSpec]:
         if not name.isidentifier() or hasattr(nn.ModuleDict, name):
             raise UserError(f"fields.{name}: this name is taken or not a plain word; call the field otherwise")
     for side in ("user", "item"):
-        if not any(spec.side == side for spec in specs.values()) and (side == "item" or config.encoder is None):
+        if not any(spec.side == side for spec in specs.values()) and not _spared(config, side):
             raise UserError(f"fields: there is none of the {side} side; a recommender needs both")
     return specs
 
@@ -106,6 +113,11 @@ class _Builder:
         baseline: Baseline = make(self.config.baseline)
         if self.config.task == "pointwise" and not baseline.logits:
             raise UserError(f"{type(baseline).__name__} ranks and gives no logits, as task=pointwise needs")
+        for key in ("encoder", "adapter"):
+            if self.config[key] is not None:
+                raise UserError(f"a baseline reads no {key}: set {key}=none")
+        if self.config.backbone is not None and not baseline.reads_texts:
+            raise UserError(f"{type(baseline).__name__} reads no texts: set backbone=none, or baseline=text_knn")
         split, tables, vectors = self.prepared.split, self.prepared.tables, None
         specs = field_specs(self.config)
         if self.config.backbone is not None:
@@ -158,6 +170,11 @@ class _Builder:
         tokens, states, offsets = hidden_states(backbone, encoder, texts, layer, cache)
         adapter.attach(encoder)
         return AdaptedVectors(encoder, tokens, states, offsets, layer)
+
+
+def _spared(config: DictConfig, side: str) -> bool:
+    """Whether a model needs no field of a side."""
+    return config.baseline is not None or (side == "user" and config.encoder is not None)
 
 
 def _positive(deviation: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class ModelConfig:
     num_factors: int = MISSING
     init_std: float = MISSING
     factor_l2: float = MISSING
+    compile: bool = MISSING
 
 
 @dataclass

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from filelock import FileLock
 
 from factorlm.code import source_hash
 from factorlm.data.fields import Side
-from factorlm.data.rules import PARTS, SplitRule
+from factorlm.data.rules import PARTS, Indices, SplitRule, positions
 from factorlm.data.sources.base import Source
 from factorlm.data.splits import Split, make_split
 from factorlm.data.tables import Frames, Tables, fingerprint, frame
@@ -44,6 +45,11 @@ class Prepared:
     def frames(self) -> dict[Side, pl.DataFrame]:
         """Users and items tables as polars frames, by side."""
         return {"user": frame(self.tables.users), "item": frame(self.tables.items)}
+
+    @cached_property
+    def positions(self) -> Indices:
+        """Place of every interaction in the history of its user, by time: [n]."""
+        return positions(frame(self.tables.interactions).select("user_id", "timestamp"))[0]
 
     @property
     def in_train(self) -> dict[Side, np.ndarray[Any, np.dtype[np.bool_]]]:

@@ -23,6 +23,16 @@ class HistoryEncoder(nn.Module, ABC):
         self.max_history_len = max_history_len
 
 
+def require_share(dropout: float) -> None:
+    """Refuse a dropout outside [0, 1).
+
+    Raises:
+        UserError: it is one.
+    """
+    if not 0 <= dropout < 1:
+        raise UserError(f"encoder.dropout={dropout}: it must be at least 0 and below 1")
+
+
 class CausalEncoder(HistoryEncoder):
     """A vector after each item, made of it and the items before; so all prefixes of a history cost one pass."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from factorlm.encoders.base import CausalEncoder
+from factorlm.encoders.base import CausalEncoder, require_share
+from factorlm.errors import UserError
 
 
 class GRU(CausalEncoder):
@@ -24,6 +25,10 @@ class GRU(CausalEncoder):
         self, num_factors: int, *, max_history_len: int, num_layers: int, hidden_size: int, dropout: float
     ) -> None:
         super().__init__(max_history_len)
+        require_share(dropout)
+        for key, value in (("num_layers", num_layers), ("hidden_size", hidden_size)):
+            if value < 1:
+                raise UserError(f"encoder.{key}={value}: it must be 1 or more")
         self.dropout = nn.Dropout(dropout)
         self.scale = num_factors**0.5
         self.units = nn.GRU(num_factors, hidden_size, num_layers, batch_first=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from factorlm.encoders.base import CausalEncoder
+from factorlm.errors import UserError
 
 
 class Mean(CausalEncoder):
@@ -22,6 +23,8 @@ class Mean(CausalEncoder):
 
     def __init__(self, num_factors: int, *, max_history_len: int, decay: float) -> None:
         super().__init__(max_history_len)
+        if not 0 < decay <= 1:
+            raise UserError(f"encoder.decay={decay:g}: it must be above 0 and at most 1")
         self._decay = decay
 
     def forward(self, items: Tensor) -> Tensor:

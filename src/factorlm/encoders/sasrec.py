@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from factorlm.encoders.base import CausalEncoder
+from factorlm.encoders.base import CausalEncoder, require_share
 from factorlm.errors import UserError
 
 
@@ -27,8 +27,9 @@ class SASRec(CausalEncoder):
         self, num_factors: int, *, max_history_len: int, num_layers: int, num_heads: int, dropout: float
     ) -> None:
         super().__init__(max_history_len)
-        if num_factors % num_heads:
-            raise UserError(f"encoder.num_heads={num_heads} does not divide model.num_factors={num_factors}")
+        require_share(dropout)
+        if num_heads < 1 or num_factors % num_heads:
+            raise UserError(f"encoder.num_heads={num_heads}: it must divide the {num_factors} numbers of a factor")
         self.scale = num_factors**0.5
         self.positions = nn.Parameter(torch.randn(max_history_len, num_factors) * 0.02)
         self.dropout = nn.Dropout(dropout)

@@ -9,7 +9,7 @@ import polars as pl
 import torch
 
 from factorlm.data.prepared import Prepared
-from factorlm.data.rules import PARTS, positions
+from factorlm.data.rules import PARTS
 from factorlm.data.tables import frame
 from factorlm.evaluation.candidates import Pairs
 from factorlm.scoring import Contexts
@@ -19,7 +19,7 @@ History = Literal["train", "earlier"]
 
 def train_contexts(prepared: Prepared) -> Contexts:
     """A context for each training row [n], in their order: the user's positives before it."""
-    split, times = prepared.split, _times(prepared)
+    split, times = prepared.split, prepared.positions
     users, labels = split.users["train"], split.labels["train"]
     order = np.lexsort((times[split.rows["train"]], users))
     positive = labels[order].astype(np.int64)
@@ -45,7 +45,7 @@ def contexts_of(prepared: Prepared, users: np.ndarray, parts: tuple[str, ...], a
     had = pl.DataFrame({
         "user": np.concatenate([split.users[part][kept[part]] for part in parts]),
         "item": np.concatenate([split.items[part][kept[part]] for part in parts]),
-        "time": _times(prepared)[np.concatenate([split.rows[part][kept[part]] for part in parts])],
+        "time": prepared.positions[np.concatenate([split.rows[part][kept[part]] for part in parts])],
     })  # fmt: skip
     asked = pl.DataFrame({"user": users, "place": np.arange(len(users))})
     rows = asked.join(had, on="user").select("place", "item", "time")
@@ -65,16 +65,11 @@ def parts_before(part: str, history: History) -> tuple[str, ...]:
     return PARTS[:1] if history == "train" else PARTS[: PARTS.index(part)]
 
 
-def _times(prepared: Prepared) -> np.ndarray:
-    """Place of every interaction in the history of its user."""
-    columns = ["user_id", "timestamp"]
-    return positions(frame(prepared.tables.interactions).select(columns))[0]
-
-
 def _all_times(prepared: Prepared) -> pl.DataFrame:
     """Users, items and the place of the first interaction of each pair."""
     had = frame(prepared.tables.interactions).select("user_id", "item_id")
     ids = prepared.frames["user"]["user_id"], prepared.frames["item"]["item_id"]
-    index = [pl.DataFrame({name: series, name[:4]: np.arange(len(series))}) for name, series in zip(had.columns, ids)]
-    rows = had.with_columns(time=_times(prepared)).join(index[0], on="user_id").join(index[1], on="item_id")
+    users = pl.DataFrame({"user_id": ids[0], "user": np.arange(len(ids[0]))})
+    items = pl.DataFrame({"item_id": ids[1], "item": np.arange(len(ids[1]))})
+    rows = had.with_columns(time=prepared.positions).join(users, on="user_id").join(items, on="item_id")
     return rows.group_by("user", "item").agg(pl.col("time").min())

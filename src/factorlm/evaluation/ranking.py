@@ -210,7 +210,7 @@ def rank(scorer: Scorer, contexts: Contexts, items: Tensor, k: int, *, batch_siz
     catalogue = scorer.catalogue(contexts, items)
     order = items.argsort()
     found = []
-    for places in torch.arange(len(contexts)).split(batch_size):
+    for places in torch.arange(len(contexts), device=contexts.users.device).split(batch_size):
         scores = catalogue.cross(places).float()
         rows, had = contexts[places].pairs()
         column = order[torch.searchsorted(items, had, sorter=order).clamp(max=len(items) - 1)]

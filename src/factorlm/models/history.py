@@ -23,12 +23,12 @@ def item_sequences(items: Tensor, vectors: ItemVectors) -> Tensor:
 def encode_histories(encoder: CausalEncoder, contexts: Contexts, vectors: ItemVectors) -> Tensor:
     """The vector of each context's history [C, K]; zero where there is none.
 
-    With a gradient, contexts that are moments of one history share a pass: the history is cut into windows of
-    ``max_history_len`` items, and a context is read off its window. Without one, each context reads its latest items.
+    In training, contexts that are moments of one history share a pass: the history is cut into windows of
+    ``max_history_len`` items, and a context is read off its window. Otherwise each context reads its latest items.
     """
     known = (contexts.ends > contexts.starts).nonzero().squeeze(1)
     asked = contexts[known]
-    if torch.is_grad_enabled():
+    if encoder.training:
         passed = asked.ends - asked.starts - 1
         begins, window = (asked.ends - 1 - passed % encoder.max_history_len).unique(return_inverse=True)
         ends = begins.scatter_reduce(0, window, asked.ends, "amax")

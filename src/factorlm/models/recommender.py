@@ -127,7 +127,7 @@ class Recommender(nn.Module):
         return users, items
 
     def penalty(self, user: User, item: Fields) -> Tensor:
-        """``factor_l2`` times the mean squared norm of the factors of a training batch."""
+        """``factor_l2`` times the mean squared norm of the factors of a training batch, but for a target-aware history."""
         return self.factor_l2 * (_squares(user.fields).mean() + _squares(item).mean())
 
     def score(self, contexts: Contexts, items: Tensor) -> Tensor:
@@ -136,7 +136,8 @@ class Recommender(nn.Module):
 
     def catalogue(self, contexts: Contexts, items: Tensor) -> Catalogue:
         """Encode contexts [V] and item indices [N] once, to score any of their pairs."""
-        users = [self.user_side(contexts[part]) for part in torch.arange(len(contexts)).split(CONTEXTS)]
+        places = torch.arange(len(contexts), device=contexts.users.device)
+        users = [self.user_side(contexts[part]) for part in places.split(CONTEXTS)]
         return RecommenderCatalogue(self, _joined(users), self.item_side(items))
 
     def _read(self, *parts: tuple[SideName, Tensor]) -> Sequence[Fields]:

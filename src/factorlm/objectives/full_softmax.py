@@ -21,7 +21,10 @@ class FullSoftmax(nn.Module):
 
     def forward(self, users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of ``users`` [B, D] against ``items`` [I, D]; ``targets`` [B] are places of the positives."""
-        loss: Tensor = _ProductCrossEntropy.apply(users, items, targets)  # type: ignore[no-untyped-call]
+        dtype = torch.promote_types(users.dtype, torch.float32)
+        with torch.autocast(users.device.type, enabled=False):  # scores and losses stay float32
+            inputs = users.to(dtype), items.to(dtype), targets
+            loss: Tensor = _ProductCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
         return loss
 
 

@@ -105,7 +105,10 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,  # batches by user differ in number from epoch to epoch
         )
+        if trainer.precision not in ("32-true", "16-mixed", "bf16-mixed"):
+            raise UserError(f"trainer.precision={trainer.precision}: weights are float32; set bf16-mixed or 32-true")
         try:
             trainer.fit(module, batches, valid_batches)
         except SystemExit:

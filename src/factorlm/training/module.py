@@ -39,6 +39,8 @@ class _Module(pl.LightningModule):
         """One optimizer over everything trainable; a row-wise one gets the table's gradient by row."""
         optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
         self.model.table.sparse = isinstance(optimizer, RowAdagrad | RowAdam)
+        if self.model.table.sparse and self.trainer.gradient_clip_val:
+            raise UserError("trainer.gradient_clip_val: row-wise optimizers clip nothing; set optimizer=adamw")
         return optimizer
 
     def on_train_epoch_start(self) -> None:
@@ -114,10 +116,15 @@ class RankingModule(_Module):
             drawn, log_rate = self._drawn(items, self._objective)
             user, both = self.model.sides(contexts, torch.cat([items, drawn]))
             rows = torch.arange(len(items) + len(drawn), device=self.device).split([len(items), len(drawn)])
-            item, others = (both.take(part) for part in rows)
-            candidates = self.model.cross_scores(user, others)
+            item = both.take(rows[0])
+            if self.model.factorized:
+                users, columns = self.model.matrices(user, both)
+                positive, candidates = (users * columns[rows[0]]).sum(1), users @ columns[rows[1]].T
+            else:
+                positive = self.model.pair_scores(user, item)
+                candidates = self.model.cross_scores(user, both.take(rows[1]))
             candidates = candidates.masked_fill(drawn == items.unsqueeze(1), -torch.inf)
-            loss = self._objective(self.model.pair_scores(user, item), candidates, log_rate)
+            loss = self._objective(positive, candidates, log_rate)
         return self._counted(loss + self.model.penalty(user, item), len(items))
 
     def _drawn(self, items: Tensor, objective: SampledObjective) -> tuple[Tensor, Tensor]:

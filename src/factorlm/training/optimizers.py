@@ -38,6 +38,7 @@ class RowAdagrad(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, eps: float = 1e-10) -> None:
+        _require_rate(lr)
         super().__init__(params, {"lr": lr, "eps": eps})
         self._bits: dict[Tensor, Array] = {}
 
@@ -80,6 +81,9 @@ class RowAdam(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ) -> None:
+        _require_rate(lr)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise UserError(f"optimizer.betas={list(betas)}: each must be at least 0 and below 1")
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps})
         self._bits: dict[Tensor, Array] = {}
 
@@ -106,6 +110,11 @@ class RowAdam(torch.optim.Optimizer):
                 second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
                 parameter.addcdiv_(first, second.sqrt().mul_(root).add_(eps), value=-size)
         return loss
+
+
+def _require_rate(lr: float) -> None:
+    if lr <= 0:
+        raise UserError(f"optimizer.lr={lr:g}: it must be above 0")
 
 
 def _evaluated(closure: Closure) -> float | None:
