@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 TILE = 64  # contexts in one matrix product of an evaluation
-LEAST = 16  # columns
+FEWEST = 16  # columns of a product
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,11 @@ class Contexts:
         return items.masked_fill(~inside, 0), lengths
 
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """Place of the context and item of everything in the histories: [h] each."""
+        """Place of the context and item of everything in the histories, oldest first: [h] each."""
         lengths = self.ends - self.starts
         places = torch.arange(len(self), device=self.log.device).repeat_interleave(lengths)
         step = torch.arange(len(places), device=self.log.device) - (lengths.cumsum(0) - lengths)[places]
         return places, self.log[self.starts[places] + step]
-
-    def matrix(self, num_items: int) -> Tensor:
-        """Dense [C, I]: 1 where an item is in the history."""
-        rows = torch.zeros(len(self), num_items, device=self.log.device)
-        rows[self.pairs()] = 1.0
-        return rows
 
 
 class Catalogue(Protocol):
@@ -114,7 +108,7 @@ def tiled(rows: Callable[[Tensor], Tensor], columns: Tensor, places: Tensor) -> 
     Products of equal shape add up in equal order, so all have ``TILE`` rows, and few columns are filled up: a product
     with 8 or less is rounded by the place of its row.
     """
-    size, columns = len(columns), nn.functional.pad(columns, (0, 0, 0, max(0, LEAST - len(columns))))
+    size, columns = len(columns), nn.functional.pad(columns, (0, 0, 0, max(0, FEWEST - len(columns))))
     scores = columns.new_empty(len(places) + -len(places) % TILE, len(columns))
     for start in range(0, len(places), TILE):
         tile = rows(places[start : start + TILE])

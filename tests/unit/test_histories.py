@@ -93,5 +93,5 @@ def test_contexts_by_hand() -> None:
     items, lengths = contexts.last(2)
     assert items.tolist() == [[2, 4], [4, 0], [0, 0]]
     assert lengths.tolist() == [2, 1, 0]
-    assert contexts.matrix(5).tolist() == [[0, 0, 1, 0, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
+    assert [part.tolist() for part in contexts.pairs()] == [[0, 0, 0, 1], [4, 2, 4, 4]]
     assert contexts[torch.tensor([2, 0])].users.tolist() == [9, 7]

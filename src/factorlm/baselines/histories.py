@@ -28,9 +28,9 @@ def history_rows(contexts: Contexts, num_items: int, recency: float) -> Tensor:
     place. Only what is asked is weighted, never the training matrix.
     """
     lengths = contexts.ends - contexts.starts
-    row = torch.arange(len(contexts)).repeat_interleave(lengths)
-    step = torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
-    weight = torch.pow(recency, (lengths[row] - 1 - step).double()).float()
-    place = row * num_items + contexts.log[contexts.starts[row] + step]
+    row, items = contexts.pairs()
+    age = lengths.cumsum(0)[row] - 1 - torch.arange(len(row))
+    weight = torch.pow(recency, age.double()).float()
+    place = row * num_items + items
     rows = torch.zeros(len(contexts) * num_items).scatter_reduce_(0, place, weight, "amax")
     return rows.view(len(contexts), num_items)
