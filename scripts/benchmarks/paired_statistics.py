@@ -1,6 +1,6 @@
 """Time the paired statistics: five arms, twenty metrics, three seeds, 6,000 users, 10,000 resamples; prints JSON.
 
-OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv/bin/python scripts/benchmarks/statistics.py
+OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv/bin/python scripts/benchmarks/paired_statistics.py
 """
 
 from __future__ import annotations
