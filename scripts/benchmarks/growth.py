@@ -131,7 +131,7 @@ def work(stage: str, folder: Path, rows: int) -> None:
 
 def measured(rows: int) -> dict[str, Any]:
     """Stages of one size, each in its own process."""
-    environ = os.environ | {name: "1" for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")}
+    environ = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
     with tempfile.TemporaryDirectory() as folder:
         found = {}
         for stage in ("generate", "prepare", "epoch"):
