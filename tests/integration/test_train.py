@@ -16,9 +16,6 @@ from safetensors.torch import load_file
 from factorlm.backbones.encoder import TextEncoder
 from factorlm.commands.evaluate import evaluate
 from factorlm.commands.train import train
-from factorlm.config.build import cache_dir, make_data
-from factorlm.config.model import make_model
-from factorlm.data.prepared import load_prepared, prepare
 from factorlm.errors import UserError
 from factorlm.runs.record import read_record
 from factorlm.runs.store import status

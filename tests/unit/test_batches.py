@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,6 @@ def test_every_epoch_is_whole_and_validated(small: Compose, tmp_path: Path) -> N
     )  # fmt: skip
     record = read_record(train(config, progress=False)) or {}
     history = record["history"]
-    steps = [later["step"] - earlier["step"] for earlier, later in zip(history, history[1:], strict=False)]
+    steps = [later["step"] - earlier["step"] for earlier, later in itertools.pairwise(history)]
     assert len(set(steps)) > 1
     assert len({epoch["valid/ndcg@10"] for epoch in history}) == len(history)

@@ -59,7 +59,7 @@ class RowTask:
 def row_task(prepared: Prepared, part: str, history: History = "train") -> RowTask:
     """The labelled rows of a part.
 
-    A model reads as a user's history the positives of training, or with ``history="earlier"`` those of all earlier parts.
+    A model reads as a user's history the positives of training or, with ``history="earlier"``, of all earlier parts.
 
     Raises:
         UserError: they have one class only.

@@ -84,7 +84,7 @@ class Head(nn.Module, ABC):
 
 
 class SumHead(Head):
-    """A head that needs of a side its linear terms, the sum of its factors and the pairs inside it, and no single field.
+    """A head that needs of a side its linear terms, the sum of its factors and the pairs inside, but no single field.
 
     Embedding tables read these sums at once, without making the factors of each field.
     """

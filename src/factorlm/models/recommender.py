@@ -127,7 +127,7 @@ class Recommender(nn.Module):
         return users, items
 
     def penalty(self, user: User, item: Fields) -> Tensor:
-        """``factor_l2`` times the mean squared norm of the factors of a training batch, but for a target-aware history."""
+        """``factor_l2`` times the mean squared norm of the factors of a batch, but for a target-aware history."""
         return self.factor_l2 * (_squares(user.fields).mean() + _squares(item).mean())
 
     def score(self, contexts: Contexts, items: Tensor) -> Tensor:
