@@ -52,8 +52,8 @@ class Contexts:
         """Place of the context and item of everything in the histories, oldest first: [h] each."""
         lengths = self.ends - self.starts
         places = torch.arange(len(self), device=self.log.device).repeat_interleave(lengths)
-        step = torch.arange(len(places), device=self.log.device) - (lengths.cumsum(0) - lengths)[places]
-        return places, self.log[self.starts[places] + step]
+        first = (self.starts + lengths - lengths.cumsum(0)).index_select(0, places)
+        return places, self.log.index_select(0, first + torch.arange(len(places), device=self.log.device))
 
 
 class Catalogue(Protocol):
@@ -108,7 +108,9 @@ def tiled(rows: Callable[[Tensor], Tensor], columns: Tensor, places: Tensor) -> 
     Products of equal shape add up in equal order, so all have ``TILE`` rows, and few columns are filled up: a product
     with 8 or less is rounded by the place of its row.
     """
-    size, columns = len(columns), nn.functional.pad(columns, (0, 0, 0, max(0, FEWEST - len(columns))))
+    size = len(columns)
+    if size < FEWEST:
+        columns = nn.functional.pad(columns, (0, 0, 0, FEWEST - size))
     scores = columns.new_empty(len(places) + -len(places) % TILE, len(columns))
     for start in range(0, len(places), TILE):
         tile = rows(places[start : start + TILE])

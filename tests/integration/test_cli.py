@@ -146,6 +146,7 @@ def test_a_stopped_run_says_so_and_can_be_repeated(tmp_path: Path, number: int, 
     process = subprocess.Popen(
         [sys.executable, "-m", "factorlm", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         env={**os.environ, "FACTORLM_CACHE": str(tmp_path / "cache")},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell starts with & ignores it
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (tmp_path / "a/checkpoint/model.safetensors").exists() and time.monotonic() < deadline:

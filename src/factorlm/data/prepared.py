@@ -82,6 +82,7 @@ def prepare(source: Source, rule: SplitRule, cache_dir: Path) -> tuple[Path, dic
 
 def _write(folder: Path, frames: Frames, rule: SplitRule) -> None:
     from datasets import Dataset
+    from datasets.table import InMemoryTable
     from datasets.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -94,13 +95,14 @@ def _write(folder: Path, frames: Frames, rule: SplitRule) -> None:
         for key, ids in index.items()
     )
     split = make_split(rule, frames.interactions, user_index, item_index, len(frames.items))
-    for name in ("interactions", "users", "items"):
-        Dataset.from_polars(getattr(frames, name)).save_to_disk(partial / name)
+    prints = {name: fingerprint(table) for name, table in vars(frames).items()}
+    for name, table in vars(frames).items():
+        Dataset(InMemoryTable(table.to_arrow()), fingerprint=prints[name]).save_to_disk(partial / name)
     for part in PARTS:
         frames.interactions[split.rows[part]].write_parquet(partial / f"{part}.parquet")
     np.savez(partial / "split.npz", **split.arrays())  # type: ignore[arg-type]
     meta = {
-        "data_fingerprint": fingerprint(frames.interactions),
+        "data_fingerprint": prints["interactions"],
         "split_fingerprint": _digest(rule, split),
         "tables_fingerprint": fingerprint(frames.users, frames.items),
         "split": split.report,

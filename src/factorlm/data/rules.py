@@ -324,8 +324,10 @@ def _drawn(keys: pl.DataFrame, valid: float, test: float, seed: int) -> Parts:
 
 def positions(interactions: pl.DataFrame) -> tuple[Indices, Indices]:
     """Position of each interaction in its user's history, by time then row, and the history's length: [n] each."""
-    ordered = interactions.with_row_index("row").sort("user_id", "timestamp", "row")
-    ordered = ordered.select(
-        "row", position=pl.int_range(pl.len()).over("user_id"), size=pl.len().over("user_id").cast(pl.Int64)
-    ).sort("row")
-    return ordered["position"].to_numpy(), ordered["size"].to_numpy()
+    order = interactions.select(pl.arg_sort_by("timestamp", maintain_order=True)).to_series()
+    by_time = interactions.select(pl.col("user_id").gather(order)).select(
+        position=pl.int_range(pl.len()).over("user_id"), size=pl.len().over("user_id").cast(pl.Int64)
+    )
+    position, size = (np.empty(len(order), np.int64) for _ in range(2))
+    position[order.to_numpy()], size[order.to_numpy()] = by_time["position"].to_numpy(), by_time["size"].to_numpy()
+    return position, size

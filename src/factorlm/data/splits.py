@@ -14,6 +14,8 @@ from factorlm.data.report import split_report
 from factorlm.data.rules import NO_PART, PARTS, TRAIN, VALID, Indices, Mask, SplitRule, Target, positions
 from factorlm.errors import UserError
 
+FATES = pl.Enum(["kept", "not_asked", "cold_user", "cold_item", "core", "unlisted"])
+
 
 @dataclass(frozen=True)
 class Split:
@@ -95,7 +97,7 @@ def make_split(
         queries[part], query_users[part] = _questions(kept[part], rule.target)
         passed[part] = _passed(log, kept[part].with_columns(query=queries[part]), rule.target)
         ranked = {"train": _array(kept["train"], "item"), "all": catalogue, "part": _array(kept[part], "item")}
-        candidates[part] = np.unique(ranked[rule.candidates])
+        candidates[part] = np.flatnonzero(np.bincount(ranked[rule.candidates]))
     columns = {"rows": "row", "users": "user", "items": "item", "values": "value", "labels": "label"}
     return Split(
         **{name: {part: _array(rows, column) for part, rows in kept.items()} for name, column in columns.items()},
@@ -103,7 +105,7 @@ def make_split(
         query_users=query_users,
         passed=passed,
         candidates=candidates,
-        report=split_report(rule, log, {part: len(users) for part, users in query_users.items()}),
+        report=split_report(rule, log, kept, {part: len(users) for part, users in query_users.items()}),
     )
 
 
@@ -145,7 +147,7 @@ def _with_fates(log: pl.DataFrame, rule: SplitRule) -> pl.DataFrame:
         .when(pl.col("part") == NO_PART).then(pl.lit("unlisted"))
         .when(held_out & pl.col("new_user") & (rule.cold_users == "drop")).then(pl.lit("cold_user"))
         .when(held_out & pl.col("new_item") & (rule.cold_items == "drop")).then(pl.lit("cold_item"))
-        .otherwise(pl.lit("kept"))
+        .otherwise(pl.lit("kept")).cast(FATES)
     )  # fmt: skip
     if rule.target not in ("last", "first"):
         return log
@@ -153,7 +155,7 @@ def _with_fates(log: pl.DataFrame, rule: SplitRule) -> pl.DataFrame:
     target = pl.col("position") == position.over("user", "part", "fate")
     return log.with_columns(
         fate=pl.when(held_out & (pl.col("fate") == "kept") & ~target)
-        .then(pl.lit("not_asked"))
+        .then(pl.lit("not_asked", FATES))
         .otherwise(pl.col("fate"))
     )
 

@@ -53,7 +53,8 @@ def fingerprint(*frames: pl.DataFrame) -> str:
     """Hash of the content of frames: equal for equal names, values and row order, on any machine."""
     digest = hashlib.sha256()
     for content in frames:
-        digest.update(content.write_ndjson().encode())
+        for rows in content.iter_slices(100_000):  # the text of all rows would be six times as large as the frame
+            digest.update(rows.write_ndjson().encode())
     return digest.hexdigest()[:16]
 
 
@@ -103,21 +104,16 @@ def canonical(
         "a missing value",
         source,
     )
-    duplicates = pl.struct("user_id", "item_id", "timestamp").is_duplicated()
-    _refuse(interactions, duplicates, "a duplicate user, item and time", source)
+    keys = interactions.select("user_id", "item_id", "timestamp")
+    if keys.hash_rows().n_unique() < len(keys):  # otherwise no row is another's duplicate
+        duplicates = pl.struct(keys.columns).is_duplicated()
+        _refuse(interactions, duplicates, "a duplicate user, item and time", source)
     catalogue = interactions
     interactions = interactions.with_columns(label=_label(interactions, min_value, negatives, source))
     if not interactions["label"].any():
         raise UserError(f"dataset.min_value={min_value} leaves no positive interaction of {source}: lower it")
     if negatives == "drop":
-        interactions = (  # a repeated pair counts once, at its first time
-            interactions.with_row_index("row")
-            .filter("label")
-            .sort("timestamp", "row")
-            .unique(["user_id", "item_id"], keep="first", maintain_order=True)
-            .sort("row")
-            .drop("row")
-        )
+        interactions = _first_of_pairs(interactions.filter("label"))
     users = _complete(users, catalogue, "user_id", source)
     items = _complete(items, catalogue, "item_id", source)
     if text is not None:
@@ -150,6 +146,18 @@ def _refuse(table: pl.DataFrame, condition: pl.Expr, what: str, source: str) -> 
         raise UserError(
             f"{source}: data row {row['row'] + 1} has {what} ({values}); {len(rows)} such rows: remove them"
         )
+
+
+def _first_of_pairs(table: pl.DataFrame) -> pl.DataFrame:
+    """Let a pair of user and item that repeats count once, at its first time."""
+    pair = ["user_id", "item_id"]
+    hashes = table.select(pair).hash_rows()
+    ordered = hashes.sort()
+    repeated = hashes.is_in(ordered.filter(ordered == ordered.shift(1)).unique().implode())  # or another has its hash
+    rows = table.with_row_index("row").filter(repeated).sort("timestamp", "row")
+    kept = ~repeated.to_numpy()
+    kept[rows.unique(pair, keep="first", maintain_order=True)["row"].to_numpy()] = True
+    return table.filter(pl.Series(kept))
 
 
 def _complete(table: pl.DataFrame | None, interactions: pl.DataFrame, key: str, source: str) -> pl.DataFrame:

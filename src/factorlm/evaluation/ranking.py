@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -194,7 +194,7 @@ def batch_scores(catalogue: Catalogue, batch: QueryBatch) -> Tensor:
 
 
 @torch.no_grad()
-def rank(scorer: Scorer, contexts: Contexts, items: Tensor, k: int, *, batch_size: int = 512) -> tuple[Tensor, Tensor]:
+def rank(scorer: Scorer, contexts: Contexts, items: Tensor, k: int, *, batch_size: int = 128) -> tuple[Tensor, Tensor]:
     """The best items for each context, those of its history left out.
 
     Args:
@@ -207,17 +207,27 @@ def rank(scorer: Scorer, contexts: Contexts, items: Tensor, k: int, *, batch_siz
     Returns:
         Item indices [C, k] and scores [C, k], best first; where fewer than k are left the score is -inf.
     """
-    catalogue = scorer.catalogue(contexts, items)
-    order = items.argsort()
+    catalogue, known = scorer.catalogue(contexts, items), _among(contexts, items)
     found = []
     for places in torch.arange(len(contexts), device=contexts.users.device).split(batch_size):
-        scores = catalogue.cross(places).float()
-        rows, had = contexts[places].pairs()
-        column = order[torch.searchsorted(items, had, sorter=order).clamp(max=len(items) - 1)]
-        known = items[column] == had
-        scores[rows[known], column[known]] = -torch.inf
+        scores = catalogue.cross(places).float().contiguous()
+        rows, columns = known[places].pairs()
+        scores.view(-1).index_fill_(0, rows * len(items) + columns, -torch.inf)
         found.append(top_scores(scores, min(k, len(items))))
     return items[torch.cat([top.columns for top in found])], torch.cat([top.values for top in found])
+
+
+def _among(contexts: Contexts, items: Tensor) -> Contexts:
+    """The contexts with the columns of candidates in place of history items; what is no candidate is left out."""
+    log = contexts.log
+    column = torch.full((int(torch.cat([items, log]).amax()) + 1,), -1, device=log.device)
+    column[items] = torch.arange(len(items), device=log.device)
+    columns = column.index_select(0, log)
+    inside = columns >= 0
+    if inside.all():
+        return replace(contexts, log=columns)
+    before = torch.cat([inside.new_zeros(1, dtype=torch.int64), inside.cumsum(0)])
+    return Contexts(contexts.users, before[contexts.starts], before[contexts.ends], columns[inside])
 
 
 @dataclass(frozen=True)

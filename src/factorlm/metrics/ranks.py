@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from factorlm.metrics.largest import largest
+
 BLOCK = 64  # neighbouring scores of which only the largest is looked at first
 
 
@@ -88,21 +90,20 @@ def top_scores(scores: Tensor, depth: int) -> Top:
     Raises:
         ValueError: a row's largest score is NaN or infinite.
     """
-    num_rows, size = scores.shape
+    size = scores.shape[1]
     whole = size // BLOCK
-    if whole <= 2 * depth or not scores.is_contiguous():
+    if whole <= 2 * depth or scores.device.type != "cpu" or not scores.is_contiguous():
         top = Top(*scores.topk(min(depth, size), 1))
+        maxima = top.values  # NaN and inf come first
     else:
-        blocks = scores[:, : whole * BLOCK].view(num_rows, whole, BLOCK).amax(2).topk(depth, 1).indices
-        columns = (blocks.unsqueeze(2) * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
-        rest = torch.arange(whole * BLOCK, size, device=scores.device).expand(num_rows, -1)
-        columns = torch.cat([columns, rest], 1)
-        values, place = scores.gather(1, columns).topk(depth, 1)
-        top = Top(values, columns.gather(1, place))
-    best = top.values[:, 0]  # NaN and inf come first
-    if best.isnan().any():
+        blocks = scores[:, : whole * BLOCK].unflatten(1, (whole, BLOCK)).amax(2)
+        rest = scores[:, whole * BLOCK :]
+        maxima = torch.cat([blocks, rest.amax(1, keepdim=True)], 1) if rest.shape[1] else blocks
+        top = Top(scores.new_empty(len(scores), depth), torch.empty(len(scores), depth, dtype=torch.int64))
+        largest(scores.numpy(), maxima.numpy(), BLOCK, top.values.numpy(), top.columns.numpy())
+    if maxima.isnan().any():
         raise ValueError("scores contain NaN: the model has diverged")
-    if best.isposinf().any():
+    if maxima.isposinf().any():
         raise ValueError("scores contain infinity: the model has diverged")
     return top
 

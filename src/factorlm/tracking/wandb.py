@@ -83,5 +83,6 @@ def finish(logger: WandbLogger | None, exit_code: int) -> None:
     if logger is not None:
         try:
             logger.experiment.finish(exit_code=exit_code)
+            wandb.teardown()  # returns when all is on the disk; finish() only says that it should be written
         except (wandb.Error, OSError, TimeoutError) as error:
             print(f"W&B did not finish: {error}", file=sys.stderr)
