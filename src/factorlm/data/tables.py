@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import polars as pl
+import pyarrow as pa
 
 from factorlm.errors import UserError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 Negatives = Literal["drop", "keep"]
 
@@ -28,9 +26,9 @@ class Tables:
         items: ``item_id`` and any columns, one row per item, sorted by id. The row number is the item's index.
     """
 
-    interactions: Dataset
-    users: Dataset
-    items: Dataset
+    interactions: pa.Table
+    users: pa.Table
+    items: pa.Table
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,9 @@ class Frames:
     items: pl.DataFrame
 
 
-def frame(table: Dataset) -> pl.DataFrame:
-    """View a `datasets.Dataset` as a polars frame without copying."""
-    result = pl.from_arrow(table.data.table)
+def frame(table: pa.Table) -> pl.DataFrame:
+    """View a table as a polars frame; numbers are not copied."""
+    result = pl.from_arrow(table)
     assert isinstance(result, pl.DataFrame)
     return result
 
