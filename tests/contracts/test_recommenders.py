@@ -12,8 +12,9 @@ from factorlm.config.build import cache_dir, make_data
 from factorlm.config.compose import conf_dir
 from factorlm.config.model import make_model
 from factorlm.data.prepared import load_prepared, prepare
+from factorlm.encoders.attention import Attention
 from factorlm.evaluation.histories import train_contexts
-from factorlm.models.recommender import Recommender
+from factorlm.models.recommender import PAIRS, Recommender
 from factorlm.scoring import Contexts
 
 Compose = Callable[..., DictConfig]
@@ -54,6 +55,39 @@ def test_scores_agree(small: Compose, overrides: list[str]) -> None:
     assert torch.equal(catalogue.cross(some), scores[some])
     few = torch.randperm(number * size)[:7]
     assert torch.equal(catalogue.pairs(places[0][few], places[1][few]), pairs.flatten()[few])
+
+
+@pytest.mark.parametrize("override", ["encoder=attention", "head=deepfm"])
+def test_gradients_of_pairs_scored_twice(small: Compose, override: str) -> None:
+    """Pairs beyond `PAIRS` are scored again for their gradients."""
+    model, rows = built(small, override)
+    contexts, items = rows[torch.arange(0, 900, 13)], torch.arange(20, 53)
+    places = torch.arange(len(contexts)).repeat_interleave(len(items)), torch.arange(len(items)).repeat(len(contexts))
+    assert len(places[0]) > PAIRS
+    weights = torch.randn(len(places[0]), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for scores in (
+        model.cross_scores(model.user_side(contexts), model.item_side(items)).flatten(),
+        model.score(contexts[places[0]], items[places[1]]),
+    ):
+        found = torch.autograd.grad((scores * weights).sum(), list(model.parameters()), allow_unused=True)
+        gradients.append([None if one is None else one.to_dense() for one in found])
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert torch.allclose(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_attention_is_the_papers_network_of_four_inputs() -> None:
+    encoder = Attention(8, max_history_len=5, hidden_size=6)
+    items, lengths, target = torch.randn(7, 5, 8), torch.tensor([0, 1, 2, 3, 4, 5, 5]), torch.randn(7, 8)
+    for row, length in enumerate(lengths):
+        expected = torch.zeros(8)
+        for item in items[row, :length]:
+            seen = torch.cat([item, target[row], item - target[row], item * target[row] * 8**0.5]) * 8**0.5
+            weight = encoder.second(encoder.activation(encoder.first(seen)))
+            expected += weight * item / length
+        assert torch.allclose(encoder(items, lengths, target)[row], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("encoder", [name for name in ENCODERS if name not in ("encoder=none", "encoder=attention")])

@@ -14,7 +14,8 @@ class Attention(TargetEncoder):
     .. math:: h = \sum_l a(v_l, t) v_l, \quad a = \mathrm{MLP}([v_l, t, v_l - t, v_l \odot t])
 
     G. Zhou et al., Deep Interest Network for Click-Through Rate Prediction, KDD 2018, equation 3: weights are no
-    softmax, so that their sum tells how strong the interest is; they are divided by the number of items read.
+    softmax, so that their sum tells how strong the interest is; they are divided by the number of items read. The first
+    layer is linear in v_l for a given t, so one matrix for each t takes the place of the four inputs.
 
     Args:
         num_factors: K.
@@ -25,14 +26,16 @@ class Attention(TargetEncoder):
     def __init__(self, num_factors: int, *, max_history_len: int, hidden_size: int) -> None:
         super().__init__(max_history_len)
         self.scale = num_factors**0.5
-        self.weigh = nn.Sequential(nn.Linear(4 * num_factors, hidden_size), nn.PReLU(), nn.Linear(hidden_size, 1))
-        nn.init.ones_(self.weigh[-1].bias)  # type: ignore[arg-type]  # starts as the mean
+        self.first, self.activation = nn.Linear(4 * num_factors, hidden_size), nn.PReLU()
+        self.second = nn.Linear(hidden_size, 1)
+        nn.init.ones_(self.second.bias)  # starts as the mean
 
     def forward(self, items: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
         """See `TargetEncoder`."""
-        wide = target.unsqueeze(1).expand_as(items)
-        seen = torch.cat([items, wide, items - wide, items * wide * self.scale], -1) * self.scale
-        weights = self.weigh(seen).squeeze(-1)
+        own, other, difference, product = (self.first.weight * self.scale).chunk(4, 1)
+        by_target = (own + difference) + (product * self.scale) * target.unsqueeze(1)  # [B, hidden_size, K]
+        hidden = torch.baddbmm((target @ (other - difference).T + self.first.bias).unsqueeze(1), items, by_target.mT)
+        weights = self.second(self.activation(hidden)).squeeze(-1)
         inside = torch.arange(items.shape[1], device=items.device) < lengths.unsqueeze(1)
         weights = weights.masked_fill(~inside, 0.0) / lengths.clamp(min=1).unsqueeze(1)
         summed: Tensor = (weights.unsqueeze(1) @ items).squeeze(1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from factorlm.heads.base import DeepHead, Pairwise, Shape, Side, Terms
-from factorlm.heads.parts import affine, field_pairs, linear_side, projection, require_share, require_widths, spread
+from factorlm.heads.base import DeepHead, Pairwise, Shape
+from factorlm.heads.parts import affine, field_pairs, projection, require_share, require_widths, spread
 
 
 class AFM(DeepHead, Pairwise):
@@ -41,15 +41,6 @@ class AFM(DeepHead, Pairwise):
         self.attention_score = projection(attention_size)
         self.projection = nn.Parameter(torch.ones(shape.num_factors))
         self.dropout = nn.Dropout(dropout)
-
-    def user_side(self, terms: Terms) -> Side:
-        """Bias [U], vectors [U, 0]."""
-        side = linear_side(terms)
-        return Side(self.bias + side.bias, side.vectors)
-
-    def item_side(self, terms: Terms) -> Side:
-        """Bias [I], vectors [I, 0]."""
-        return linear_side(terms)
 
     def deep(self, factors: Tensor) -> Tensor:
         """The pairs weighted by attention: [B, F, K] to [B]."""

@@ -99,7 +99,18 @@ class SumHead(Head):
 
 
 class DeepHead(Head):
-    """A head with a further part that mixes the sides, ``deep``, and so is scored pair by pair."""
+    """A head with a further part that mixes the sides, ``deep``, and so is scored pair by pair.
+
+    The factorized part is the linear terms, unless a subclass has more of it.
+    """
+
+    def user_side(self, terms: Terms) -> Side:
+        """Bias [U] with the user's linear terms, vectors [U, 0]."""
+        return Side(self.bias + terms.linear.sum(1), terms.linear.new_zeros(len(terms.linear), 0))
+
+    def item_side(self, terms: Terms) -> Side:
+        """Bias [I] with the item's linear terms, vectors [I, 0]."""
+        return Side(terms.linear.sum(1), terms.linear.new_zeros(len(terms.linear), 0))
 
     @abstractmethod
     def deep(self, factors: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from factorlm.errors import UserError
-from factorlm.heads.base import DeepHead, Shape, Side, Terms
-from factorlm.heads.parts import Dense, linear_side, mlp, projection
+from factorlm.heads.base import DeepHead, Shape
+from factorlm.heads.parts import Dense, mlp, projection
 
 
 class DCNv2(DeepHead):
@@ -42,15 +42,6 @@ class DCNv2(DeepHead):
         self.crosses = nn.ModuleList(_cross(width) for _ in range(num_layers))
         self.layers = mlp(width, hidden, dropout)
         self.score = projection(width + [width, *hidden][-1])
-
-    def user_side(self, terms: Terms) -> Side:
-        """Bias [U], vectors [U, 0]."""
-        side = linear_side(terms)
-        return Side(self.bias + side.bias, side.vectors)
-
-    def item_side(self, terms: Terms) -> Side:
-        """Bias [I], vectors [I, 0]."""
-        return linear_side(terms)
 
     def deep(self, factors: Tensor) -> Tensor:
         """Cross layers and network on all factors: [B, F, K] to [B]."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from factorlm.errors import UserError
-from factorlm.heads.base import DeepHead, Shape, Side, Terms
-from factorlm.heads.parts import affine, linear_side, mlp, projection
+from factorlm.heads.base import DeepHead, Shape
+from factorlm.heads.parts import affine, mlp, projection
 
 
 class FinalMLP(DeepHead):
@@ -58,15 +58,6 @@ class FinalMLP(DeepHead):
         self.bilinear = nn.Parameter(torch.empty(num_heads, outputs[0] // num_heads, outputs[1] // num_heads))
         for matrix in self.bilinear:
             nn.init.xavier_normal_(matrix)
-
-    def user_side(self, terms: Terms) -> Side:
-        """Bias [U], vectors [U, 0]."""
-        side = linear_side(terms)
-        return Side(self.bias + side.bias, side.vectors)
-
-    def item_side(self, terms: Terms) -> Side:
-        """Bias [I], vectors [I, 0]."""
-        return linear_side(terms)
 
     def deep(self, factors: Tensor) -> Tensor:
         """Both streams and their fusion: [B, F, K] to [B]."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from factorlm.heads.base import DeepHead, Shape, Side, Terms, interaction
-from factorlm.heads.parts import linear_side, mlp, projection, require_share
+from factorlm.heads.base import DeepHead, Shape, interaction
+from factorlm.heads.parts import mlp, projection, require_share
 
 
 class NFM(DeepHead):
@@ -31,15 +31,6 @@ class NFM(DeepHead):
         self.layers = mlp(shape.num_factors, hidden, dropout if hidden else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.score = projection([shape.num_factors, *hidden][-1])
-
-    def user_side(self, terms: Terms) -> Side:
-        """Bias [U], vectors [U, 0]."""
-        side = linear_side(terms)
-        return Side(self.bias + side.bias, side.vectors)
-
-    def item_side(self, terms: Terms) -> Side:
-        """Bias [I], vectors [I, 0]."""
-        return linear_side(terms)
 
     def deep(self, factors: Tensor) -> Tensor:
         """The network on the pooled pairs: [B, F, K] to [B]."""

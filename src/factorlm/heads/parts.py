@@ -8,12 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from factorlm.errors import UserError
-from factorlm.heads.base import Side, Terms
-
-
-def linear_side(terms: Terms) -> Side:
-    """The linear terms alone: bias [B], vectors [B, 0]."""
-    return Side(terms.linear.sum(1), terms.linear.new_zeros(len(terms.linear), 0))
 
 
 def field_pairs(num_fields: int) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from factorlm.errors import UserError
-from factorlm.heads.base import DeepHead, Shape, Side, Terms
-from factorlm.heads.parts import linear_side, mlp, projection, require_widths
+from factorlm.heads.base import DeepHead, Shape
+from factorlm.heads.parts import mlp, projection, require_widths
 
 
 class XDeepFM(DeepHead):
@@ -47,15 +47,6 @@ class XDeepFM(DeepHead):
         width = shape.num_fields * shape.num_factors
         self.layers = mlp(width, hidden, dropout)
         self.score = projection(sum(maps) + [width, *hidden][-1])
-
-    def user_side(self, terms: Terms) -> Side:
-        """Bias [U], vectors [U, 0]."""
-        side = linear_side(terms)
-        return Side(self.bias + side.bias, side.vectors)
-
-    def item_side(self, terms: Terms) -> Side:
-        """Bias [I], vectors [I, 0]."""
-        return linear_side(terms)
 
     def deep(self, factors: Tensor) -> Tensor:
         """Both networks on all factors: [B, F, K] to [B]."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from factorlm.data.fields import Side as SideName
 from factorlm.encoders.base import CausalEncoder, HistoryEncoder, TargetEncoder
@@ -38,6 +39,14 @@ class User(NamedTuple):
         """The contexts at places ``index``."""
         items, lengths = (None if part is None else part[index] for part in (self.items, self.lengths))
         return User(self.fields.take(index), items, lengths)
+
+    def split(self, size: int) -> list[User]:
+        """Parts of ``size`` contexts."""
+        kind = type(self.fields)
+        fields = [kind(*part) for part in zip(*(column.split(size) for column in self.fields), strict=True)]
+        if self.items is None or self.lengths is None:
+            return [User(part) for part in fields]
+        return [User(*part) for part in zip(fields, self.items.split(size), self.lengths.split(size), strict=True)]
 
 
 class Recommender(nn.Module):
@@ -106,10 +115,19 @@ class Recommender(nn.Module):
         return self.head.deep(user.fields.join(item).factors)
 
     def cross_scores(self, user: User, item: Fields) -> Tensor:
-        """Score every context against every item: [C, I]; one matrix product if the model is factorized."""
+        """Score every context against every item: [C, I]; one matrix product if the model is factorized.
+
+        Otherwise pairs are scored again for their gradients, so that memory does not grow with their number.
+        """
         if self.factorized:
             users, items = self.matrices(user, item)
             return users @ items.T
+        size = max(PAIRS // len(item[0]), 1)
+        if len(user.fields[0]) <= size:
+            return self._all_pairs(user, item)
+        return torch.cat([checkpoint(self._all_pairs, part, item, use_reentrant=False) for part in user.split(size)])
+
+    def _all_pairs(self, user: User, item: Fields) -> Tensor:
         number, size = len(user.fields[0]), len(item[0])
         rows = torch.arange(number, device=item[0].device).repeat_interleave(size)
         columns = torch.arange(size, device=item[0].device).repeat(number)
