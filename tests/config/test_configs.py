@@ -28,7 +28,7 @@ def test_every_file_is_an_option() -> None:
 MISTAKES = {
     "sed=3": "sed: no such key; did you mean 'seed'?",
     "model.num_factor=3": "did you mean 'model.num_factors'?",
-    "dataset=ml100": "dataset=ml100: no such option; did you mean 'ml100k'?; there are files, ml100k",
+    "dataset=ml100": "dataset=ml100: no such option; did you mean 'ml100k'?; there are collm_ml1m, files, ml100k",
     "optimizer.betas=[0.9,0.9]": "+optimizer.betas=... adds an argument",
     "optimizer.lrr=1": "did you mean 'optimizer.lr'?",
     "seed=abc": "seed=abc",

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score, roc_auc_score
 
 from factorlm.cli import main
-from factorlm.commands.evaluate import evaluate
+from factorlm.commands.evaluate import evaluate, evaluate_apart
 from factorlm.commands.train import train
 from factorlm.errors import UserError
 from factorlm.runs.record import read_record
@@ -154,3 +154,75 @@ def test_rows_of_a_run_can_be_scored(small: Compose, tmp_path: Path, capsys: pyt
 def test_mistakes(small: Compose, tmp_path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         train(small(*labelled(tmp_path), *overrides), progress=False)
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> tuple[list[str], Path]:
+    """Overrides of a fixed split, and a file of test rows that it has not; a user and an item of them are new."""
+    labelled(tmp_path)
+    rows = pl.read_csv(tmp_path / "ratings.csv").sort("timestamp", "user_id")
+    hidden = rows[-100:].vstack(rows[-1:].with_columns(user_id=pl.lit("a"), item_id=pl.lit(99, pl.Int64)))
+    parts = {"train": rows[:-300], "valid": rows[-300:-200], "test": rows[-200:-100], "hidden": hidden}
+    for name, part in parts.items():
+        part.write_csv(tmp_path / f"{name}.csv")
+    known = [f"{tmp_path}/{name}.csv" for name in ("train", "valid", "test")]
+    overrides = ["dataset=files", f"dataset.interactions=[{','.join(known)}]", "dataset.columns.value=stars",
+                 "dataset.min_value=4", "task=pointwise", "split=fixed", f"split.train={known[0]}",
+                 f"split.valid={known[1]}", "split.test=null", "split.cold_users=keep",
+                 "split.cold_items=keep", "dataset.text='film {item_id}'"]  # fmt: skip
+    return overrides, tmp_path / "hidden.csv"
+
+
+@pytest.mark.parametrize("arm", ["baseline=bias", "backbone=tiny", "encoder=gru"])
+def test_rows_kept_apart_score_as_if_they_had_been_there(
+    small: Compose, tmp_path: Path, apart: tuple[list[str], Path], arm: str
+) -> None:
+    overrides, hidden = apart
+    folder = train(small(*overrides, arm, f"run.dir={tmp_path}/run"), progress=False)
+    known = pl.read_parquet(folder / "rows.parquet")
+    metrics = evaluate_apart(folder, str(small().cache), str(hidden))
+    scored = pl.read_parquet(next((folder / "apart").glob("*/rows.parquet")))
+    assert len(scored) == 101
+    assert metrics["test/auc"] == pytest.approx(roc_auc_score(scored["label"], scored["score"]), abs=1e-12)
+    evaluate_apart(folder, str(small().cache), str(tmp_path / "test.csv"))  # the run's own test rows
+    again = [pl.read_parquet(path) for path in (folder / "apart").glob("*/rows.parquet")]
+    again = next(table for table in again if len(table) == 100)
+    keys = ["user_id", "item_id"]
+    both = known.join(again, on=keys, suffix="_again")
+    assert len(both) == 100
+    assert both["score"].to_numpy() == pytest.approx(both["score_again"].to_numpy(), abs=1e-6)
+
+
+def test_rows_kept_apart_are_refused_where_they_do_not_fit(
+    small: Compose, tmp_path: Path, apart: tuple[list[str], Path]
+) -> None:
+    overrides, hidden = apart
+    folder = train(small("task=pointwise", "baseline=bias", f"run.dir={tmp_path}/other"), progress=False)
+    with pytest.raises(UserError, match="split=fixed"):
+        evaluate_apart(folder, str(small().cache), str(hidden))
+    folder = train(small(*overrides, "baseline=bias", f"run.dir={tmp_path}/run"), progress=False)
+    with pytest.raises(UserError, match="also listed for another part"):
+        evaluate_apart(folder, str(small().cache), str(tmp_path / "train.csv"))
+
+
+def test_a_study_is_scored_on_rows_kept_apart(
+    tmp_path: Path, apart: tuple[list[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides, hidden = apart
+    study = {"question": "?", "metric": "auc", "smallest_effect": 0.01, "baseline": "bias", "seeds": [1, 2],
+             "protocols": {"fixed": overrides}, "shared": ["trainer.max_epochs=1"],
+             "arms": {"bias": ["baseline=bias"], "bayes": ["baseline=bayesian_fm"]}}  # fmt: skip
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/study.yaml").write_text(json.dumps(study))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "study=mine", "studies=.", f"fixed.test={hidden}", "tracking=none", f"cache={tmp_path}/cache",
+              "jobs=1", "--json"])  # fmt: skip
+    assert not ended.value.code
+    answer = json.loads(capsys.readouterr().out)
+    runs = [
+        json.loads(path.read_text())["test/auc"] for path in tmp_path.glob("runs/mine/fixed/bayes-*/apart/*/*.json")
+    ]
+    assert len(runs) == 2
+    assert answer["arms"]["bayes"]["auc"] == pytest.approx(sum(runs) / 2)
+    assert set(answer["arms"]) == {"bias", "bayes"}

@@ -59,7 +59,7 @@ def training_data(seed: int = 0, num_rows: int = 400, labels: torch.Tensor | Non
 
 
 def fitted(seed: int = 0, implicit: str = "both") -> BayesianFM:
-    model = BayesianFM(num_factors=3, iterations=12, burn_in=2, samples=5, implicit=implicit)  # type: ignore[arg-type]
+    model = BayesianFM(num_factors=3, iterations=12, burn_in=2, samples=5, implicit=implicit, text_components=2)  # type: ignore[arg-type]
     model.fit(training_data(seed))
     return model
 
@@ -177,7 +177,7 @@ def test_a_planted_machine_is_recovered() -> None:
     users, items = rng.integers(size, size=(2, num_rows))
     score = 0.3 + bias[0][:, None] + bias[1] + vectors[0] @ vectors[1].T
     labels = score[users, items] + rng.standard_normal(num_rows) > 0
-    model = BayesianFM(num_factors=4, iterations=100, burn_in=40, samples=30, implicit="none")
+    model = BayesianFM(num_factors=4, iterations=100, burn_in=40, samples=30, implicit="none", text_components=1)
     codes = CodedField(np.arange(1, size + 1), size + 1)
     specs = {"user": FieldSpec("id", "user", "u"), "item": FieldSpec("id", "item", "i")}
     model.fit(
@@ -192,6 +192,25 @@ def test_a_planted_machine_is_recovered() -> None:
     error = np.sqrt(np.mean((probability - norm.cdf(score)) ** 2))
     assert error < 0.08  # the share of each of 2,500 cells, with 8 rows each
     assert probability[score > 1].mean() == pytest.approx(norm.cdf(score[score > 1]).mean(), abs=0.02)
+
+
+def test_items_without_rows_get_what_their_text_predicts() -> None:
+    rng = np.random.default_rng(4)
+    size, num_rows, cold = 200, 10_000, np.arange(150, 200)
+    texts = rng.standard_normal((size, 3))
+    effect = texts @ [0.8, -0.6, 0.0] + 0.2 * rng.standard_normal(size)
+    users, items = rng.integers(size, size=num_rows), rng.integers(150, size=num_rows)
+    labels = effect[items] + rng.standard_normal(num_rows) > 0
+    codes = {"user": CodedField(np.arange(1, size + 1), size + 1)}
+    codes["item"] = CodedField(np.where(np.arange(size) < 150, np.arange(1, size + 1), 0), 151)
+    specs = {"user": FieldSpec("id", "user", "u"), "item": FieldSpec("id", "item", "i")}
+    rows = map(torch.from_numpy, (users, items, labels, users))
+    vectors = torch.from_numpy(texts @ rng.standard_normal((3, 12))).float()
+    model = BayesianFM(num_factors=2, iterations=60, burn_in=20, samples=20, implicit="none", text_components=8)
+    model.fit(TrainingData(*rows, size, size, 0, vectors, specs, codes))
+    nothing = torch.zeros(1, dtype=torch.int64)
+    scores = model.catalogue(Contexts(nothing, nothing, nothing, nothing[:0]), torch.arange(size)).cross(nothing)[0]
+    assert np.corrcoef(scores.numpy()[cold], effect[cold])[0, 1] > 0.9
 
 
 def test_a_score_is_the_same_in_any_batch() -> None:
@@ -225,7 +244,7 @@ def test_an_unseen_category_is_drawn_from_its_prior() -> None:
 
 
 def test_implicit_fields_weigh_those_met_by_the_root_of_their_number() -> None:
-    model = BayesianFM(num_factors=1, iterations=1, burn_in=0, samples=1, implicit="item")
+    model = BayesianFM(num_factors=1, iterations=1, burn_in=0, samples=1, implicit="item", text_components=1)
     data = training_data()
     design = model._half(data, "item")._design
     block = sp.csc_array((design[2], design[1], design[0]), shape=(NUM_ITEMS, len(design[0]) - 1))[:, -NUM_USERS:]
@@ -236,7 +255,7 @@ def test_implicit_fields_weigh_those_met_by_the_root_of_their_number() -> None:
 
 
 def test_positives_alone_are_refused() -> None:
-    model = BayesianFM(num_factors=1, iterations=1, burn_in=0, samples=1, implicit="none")
+    model = BayesianFM(num_factors=1, iterations=1, burn_in=0, samples=1, implicit="none", text_components=1)
     with pytest.raises(UserError, match="all 3 training rows are positive: set task=pointwise"):
         model.fit(training_data(num_rows=3, labels=torch.ones(3, dtype=torch.bool)))
 
@@ -246,7 +265,7 @@ def test_text_is_refused() -> None:
     text = TextField(["a"], np.zeros(NUM_ITEMS, np.int64), np.ones(1, np.bool_))
     data.specs["title"], data.fields["title"] = FieldSpec("text", "item", "title"), text  # type: ignore[index]
     with pytest.raises(UserError, match=r"fields.title: .* reads no text"):
-        BayesianFM(num_factors=1, iterations=1, burn_in=0, samples=1, implicit="none").fit(data)
+        BayesianFM(num_factors=1, iterations=1, burn_in=0, samples=1, implicit="none", text_components=1).fit(data)
 
 
 @pytest.mark.parametrize(
@@ -256,13 +275,15 @@ def test_text_is_refused() -> None:
         ({"samples": 0}, "baseline.samples=0"),
         ({"burn_in": 6}, "baseline.burn_in=6: 10 iterations and 5 samples allow 0 to 5"),
         ({"implicit": "all"}, "baseline.implicit=all"),
+        ({"text_components": 0}, "baseline.text_components=0"),
     ],
 )
 def test_what_makes_no_chain_is_refused(change: dict[str, object], message: str) -> None:
-    arguments = {"num_factors": 2, "iterations": 10, "burn_in": 5, "samples": 5, "implicit": "both", **change}
+    arguments = {"num_factors": 2, "iterations": 10, "burn_in": 5, "samples": 5, "implicit": "both"}
+    arguments |= {"text_components": 4, **change}
     with pytest.raises(UserError, match=message):
         BayesianFM(**arguments)  # type: ignore[arg-type]
 
 
 def test_samples_end_with_the_last_iteration_at_even_distance() -> None:
-    assert sorted(BayesianFM(1, 10, 2, 4, "none")._kept) == [3, 5, 7, 9]
+    assert sorted(BayesianFM(1, 10, 2, 4, "none", 1)._kept) == [3, 5, 7, 9]

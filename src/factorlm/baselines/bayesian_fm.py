@@ -43,21 +43,39 @@ class BayesianFM(Baseline):
     users or items are better off without; and a training row counts itself, as a new row does not, which costs
     calibration where users have few rows.
 
+    With a backbone the principal components of the item texts are one more group of columns. So an item's effects are
+    shrunk towards what its text predicts, by precisions that the chain samples: an item without rows gets the text's
+    estimate, one with many its own.
+
     Args:
         num_factors: K.
         iterations: of the chain, each a draw of every parameter.
         burn_in: first iterations that are not kept.
         samples: S, kept at even distance from the iterations after; memory is 4 (U + I) (K + 1) S bytes.
         implicit: the sides with a field of rows: ``none``, ``user``, ``item`` or ``both``.
+        text_components: of the item texts, at most; read with a backbone only.
     """
 
     logits = True
+    reads_texts = True
     user_samples: Tensor
     item_samples: Tensor
 
-    def __init__(self, num_factors: int, iterations: int, burn_in: int, samples: int, implicit: Implicit) -> None:
+    def __init__(
+        self,
+        num_factors: int,
+        iterations: int,
+        burn_in: int,
+        samples: int,
+        implicit: Implicit,
+        text_components: int,
+    ) -> None:
         super().__init__()
-        for key, value in (("num_factors", num_factors), ("samples", samples)):
+        for key, value in (
+            ("num_factors", num_factors),
+            ("samples", samples),
+            ("text_components", text_components),
+        ):
             if value < 1:
                 raise UserError(f"baseline.{key}={value}: it must be 1 or more")
         if not 0 <= burn_in <= iterations - samples:
@@ -68,6 +86,7 @@ class BayesianFM(Baseline):
         if implicit not in get_args(Implicit):
             raise UserError(f"baseline.implicit={implicit}: it must be one of {', '.join(get_args(Implicit))}")
         self._num_factors, self._samples, self._implicit = num_factors, samples, implicit
+        self._text_components = text_components
         self._kept = {burn_in + (iterations - burn_in) * (s + 1) // samples - 1 for s in range(samples)}
         self.register_buffer("user_samples", torch.zeros(0))
         self.register_buffer("item_samples", torch.zeros(0))
@@ -109,6 +128,8 @@ class BayesianFM(Baseline):
         blocks = [_columns(name, field) for name, field in data.fields.items() if data.specs[name].side == side]
         if self._implicit in (side, "both"):
             blocks.append(_implicit(rows, other, size, num_other))
+        if side == "item" and data.item_vectors is not None:
+            blocks.append(_components(data.item_vectors, rows.unique(), self._text_components))
         groups = np.repeat(np.arange(len(blocks)), np.array([block.shape[1] for block in blocks], np.int64))
         design = sp.csc_array(sp.hstack([sp.csc_array((size, 0)), *blocks]))
         return Half(rows.numpy(), design, groups, self._num_factors)
@@ -176,6 +197,14 @@ def _columns(name: str, field: EncodedField) -> sp.csc_array:
     if isinstance(field, NumericField):
         return sp.csc_array(field.values.astype(np.float64)[:, None])
     raise UserError(f"fields.{name}: baseline=bayesian_fm reads no text; remove the field")
+
+
+def _components(vectors: Tensor, known: Tensor, number: int) -> sp.csc_array:
+    """Principal components over the known items, of unit mean square in all: [N, P]."""
+    mean = vectors[known].double().mean(0)
+    directions = torch.linalg.svd(vectors[known].double() - mean, full_matrices=False).Vh[:number]
+    components = (vectors.double() - mean) @ directions.T
+    return sp.csc_array((components / components[known].square().sum(1).mean().sqrt()).numpy())
 
 
 def _implicit(rows: Tensor, other: Tensor, size: int, num_other: int) -> sp.csc_array:

@@ -8,18 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from factorlm.commands.pool import Job, train_all
+from factorlm.commands.study import run_name, train_study
 from factorlm.comparison.runs import by_arm, compare_runs
-from factorlm.comparison.study import Study, chosen, load_study, train_overrides
-from factorlm.config.build import cache_dir, make, make_data
-from factorlm.config.check import check_config
-from factorlm.config.compose import compose_config
-from factorlm.data.prepared import prepare
+from factorlm.comparison.study import Study, chosen, load_study
+from factorlm.config.build import make
 from factorlm.errors import UserError
 from factorlm.reporting.report import runs_report, study_report, study_results
 from factorlm.reporting.tables import cost, effects, quality
@@ -44,13 +39,13 @@ def main(config: DictConfig) -> None:
     protocols = chosen(list(study.protocols), config.protocols, "protocols")
     arms = chosen(list(study.arms), config.arms, "arms")
     seeds = list(config.seeds or study.seeds)
-    folders = _train(config, study, protocols, arms, seeds)
+    folders = train_study(config, study, protocols, arms, seeds, list(config.overrides))
     metric = config.metric or study.metric
     reference = study.baseline if study.baseline in arms else arms[0]
     ordered = [reference, *(arm for arm in arms if arm != reference)]
     comparisons = {
         protocol: compare_runs(
-            {arm: [folders[_name(protocol, arm, seed)] for seed in seeds] for arm in ordered},
+            {arm: [folders[run_name(protocol, arm, seed)] for seed in seeds] for arm in ordered},
             metric,
             config.resamples,
             study.smallest_effect,
@@ -67,7 +62,7 @@ def main(config: DictConfig) -> None:
     if config.publish:
         target = Path(config.studies) / study.name
         for protocol in protocols:
-            records = [folders[_name(protocol, arm, seed)] for arm in arms for seed in seeds]
+            records = [folders[run_name(protocol, arm, seed)] for arm in arms for seed in seeds]
             (target / "results").mkdir(exist_ok=True)
             write_json(
                 target / "results" / f"{protocol}.json",
@@ -89,79 +84,6 @@ def _record(folder: Path) -> dict[str, Any]:
     record = read_record(folder)
     assert record is not None
     return record
-
-
-def _name(protocol: str, arm: str, seed: int) -> str:
-    return f"{protocol}/{arm} seed {seed}"
-
-
-def _train(
-    config: DictConfig, study: Study, protocols: list[str], arms: list[str], seeds: list[int]
-) -> dict[str, Path]:
-    """Fetch what the runs need, then train those that are missing."""
-    jobs = []
-    for protocol in protocols:
-        composed = {arm: _compose(config, study, protocol, arm) for arm in _with_starts(study, arms)}
-        for seed in seeds:
-            for arm, content in composed.items():
-                after = study.arms[arm].init_from
-                start = _name(protocol, after, seed) if after else None
-                jobs.append(Job(_name(protocol, arm, seed), content | {"seed": seed}, start))
-    _fetch(jobs)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(study.name, total=len(jobs))
-        running: list[str] = []
-
-        def report(name: str, event: str) -> None:
-            if event == "started":
-                running.append(name)
-            else:
-                running.remove(name)
-                progress.advance(task)
-                if event != "done":
-                    progress.console.print(f"[red]{name}: {event}", highlight=False)
-            progress.update(task, description=", ".join(running) or study.name)
-
-        return train_all(jobs, config.jobs, report)
-
-
-def _compose(config: DictConfig, study: Study, protocol: str, arm: str) -> dict[str, Any]:
-    sources = HydraConfig.get().runtime.config_sources
-    search = [source.path for source in sources if source.provider == "command-line"]
-    composed = compose_config("train", [*train_overrides(study, protocol, arm), *config.overrides], search)
-    for shared in ("tracking", "cache", "threads", "plugins"):
-        composed[shared] = config[shared]
-    composed.run.root = config.run.root
-    check_config(composed)
-    content = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
-
-
-def _with_starts(study: Study, arms: list[str]) -> list[str]:
-    """The arms and those they start from; chains come first, so that no long one is left alone at the end."""
-    needed = set(arms)
-    for name in reversed(list(study.arms)):
-        start = study.arms[name].init_from
-        if name in needed and start:
-            needed.add(start)
-    starts = {study.arms[name].init_from for name in needed}
-    in_chain = {name for name in needed if name in starts or study.arms[name].init_from}
-    return sorted((name for name in study.arms if name in needed), key=lambda name: name not in in_chain)
-
-
-def _fetch(jobs: list[Job]) -> None:
-    """Download, convert and split once, visibly, before processes start that would each wait for it."""
-    seen = set()
-    for job in jobs:
-        config = OmegaConf.create(job.config)
-        key = json.dumps([job.config[name] for name in ("dataset", "split", "backbone")], sort_keys=True)
-        if key not in seen:
-            seen.add(key)
-            prepare(*make_data(config), cache_dir(config))
-            if config.backbone is not None:
-                make(config.backbone).fetch(cache_dir(config))
 
 
 def _compare_folders(config: DictConfig, folders: list[Path]) -> None:

@@ -1,23 +1,31 @@
-"""``factorlm evaluate``: a finished run again, from its config and checkpoint."""
+"""``factorlm evaluate``: a finished run again, from its config and checkpoint, or a study on test rows kept apart."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
 from factorlm.baselines.base import Baseline
+from factorlm.commands.study import run_name, train_study
 from factorlm.commands.train import write_evaluation
+from factorlm.comparison.study import chosen, load_study
 from factorlm.config.build import cache_dir, make_data
 from factorlm.config.check import check_config
 from factorlm.config.evaluator import make_evaluator
 from factorlm.config.model import make_model
 from factorlm.config.schema import ModelConfig, TrainConfig
 from factorlm.data.prepared import Prepared, load_prepared, prepare
+from factorlm.data.reading import checksum, existing
+from factorlm.data.tables import fingerprint, frame
 from factorlm.errors import AuditError, UserError
 from factorlm.models.recommender import Recommender
 from factorlm.reporting.metrics import metric_lines
@@ -85,14 +93,87 @@ def evaluate(folder: Path, part: str, cache: str) -> dict[str, Any]:
     return evaluation.named(part)
 
 
+def evaluate_apart(folder: Path, cache: str, test: str) -> dict[str, Any]:
+    """Score a run of a fixed split on test rows that it never saw, and return the metrics.
+
+    ``test`` is a file with the columns of the split's own. Users and items unknown to training count as such; valid
+    rows stay valid but for those that are also in the file. Metrics and tables are kept in the run's folder, under
+    ``apart`` and the checksum of the file.
+
+    Raises:
+        UserError: the run's split lists no training rows, or the file is not like the split's own.
+    """
+    run = open_run(folder, cache)
+    config = run.config.copy()
+    if not str(config.split["_target_"]).endswith("rules.Fixed") or config.split.train is None:
+        raise UserError(f"fixed.test is for split=fixed with a file split.train, and {folder} has another split")
+    config.split.test, config.split.valid = test, None
+    if "interactions" in config.dataset:
+        known = config.dataset.interactions
+        config.dataset.interactions = [*([known] if isinstance(known, str) else known), test]
+    prepared = load_prepared(prepare(*make_data(config), cache_dir(config))[0])
+    if _training(prepared) != _training(run.prepared):
+        raise UserError(f"fixed.test={test} changes the training rows of {folder}: it must list none of them")
+    model = make_model(config, prepared)  # a baseline has fitted the same training rows again
+    if isinstance(model, Recommender):
+        load_checkpoint(model, folder / "checkpoint")
+    evaluation = make_evaluator(config, prepared).evaluate(model.eval(), "test")
+    target = folder / "apart" / checksum(test)[:16]
+    target.mkdir(parents=True, exist_ok=True)
+    write_evaluation(evaluation, target)
+    write_json(target / "metrics.json", evaluation.named("test"))
+    return evaluation.named("test")
+
+
+def _training(prepared: Prepared) -> str:
+    rows = prepared.split.rows["train"]
+    return fingerprint(frame(prepared.tables.interactions)[rows])
+
+
 def main(config: DictConfig) -> None:
     """Print the metrics; with ``json`` one document."""
+    if config.study is not None:
+        _study(config)
+        return
     if config.run.dir is None:
-        raise UserError("run.dir is missing: name the folder of a finished run, run.dir=PATH")
+        raise UserError("name a finished run (run.dir=PATH), or a study and its test rows (study=NAME fixed.test=PATH)")
     folder = Path(config.run.dir).expanduser()
-    metrics = evaluate(folder, config.part, config.cache)
+    if config.fixed.test is not None:
+        metrics = evaluate_apart(folder, config.cache, config.fixed.test)
+    else:
+        metrics = evaluate(folder, config.part, config.cache)
     if config.json:
         record = read_record(folder) or {}
         print(json.dumps({"run": str(folder), "fingerprint": record["fingerprint"], "metrics": metrics}))
         return
     print("\n".join(metric_lines({name.partition("/")[2]: value for name, value in metrics.items()})))
+
+
+def _study(config: DictConfig) -> None:
+    """Train what is missing of a study, score all of it on test rows kept apart, and print means over seeds."""
+    if config.fixed.test is None:
+        raise UserError(f"study={config.study} needs fixed.test=PATH, the test rows that its runs are to be scored on")
+    study = load_study(Path(config.studies) / config.study)
+    protocols = chosen(list(study.protocols), config.protocols, "protocols")
+    if len(protocols) != 1:
+        raise UserError(f"study={study.name} has the protocols {', '.join(protocols)}: name one, protocols=[NAME]")
+    arms = chosen(list(study.arms), config.arms, "arms")
+    existing(config.fixed.test)
+    folders = train_study(config, study, protocols, arms, study.seeds, [])
+    means: dict[str, dict[str, float | None]] = {}
+    for arm in arms:
+        runs = []
+        for seed in track(study.seeds, arm, console=Console(stderr=True), transient=True):
+            folder = folders[run_name(protocols[0], arm, seed)]
+            runs.append(evaluate_apart(folder, config.cache, config.fixed.test))
+        columns = {name.removeprefix("test/"): [run[name] for run in runs] for name in runs[0]}
+        means[arm] = {name: None if None in values else fmean(values) for name, values in columns.items()}
+    if config.json:
+        print(json.dumps({"study": study.name, "test": config.fixed.test, "seeds": study.seeds, "arms": means}))
+        return
+    names = [study.metric, *(name for name in ("auc", "uauc", "logloss", "ndcg@10") if name != study.metric)]
+    table = Table(*["arm", *(name for name in names if name in next(iter(means.values())))], title=config.fixed.test)
+    for arm, values in means.items():
+        shown = [values[str(column.header)] for column in table.columns[1:]]
+        table.add_row(arm, *("" if value is None else f"{value:.4f}" for value in shown))
+    Console().print(table)

@@ -70,10 +70,24 @@ class TrainConfig(ShellConfig):
 
 
 @dataclass
+class FixedConfig:
+    """Rows kept apart from a fixed split."""
+
+    test: str | None = None
+
+
+@dataclass
 class EvaluateConfig(ShellConfig):
-    """The shell of `evaluate`."""
+    """The shell of `evaluate`; comments are in conf/evaluate.yaml."""
 
     part: str = MISSING
+    fixed: FixedConfig = field(default_factory=FixedConfig)
+    study: str | None = None
+    arms: list[str] | None = None
+    protocols: list[str] | None = None
+    jobs: int = MISSING
+    studies: str = MISSING
+    tracking: Any = None
     json: bool = False
 
 

@@ -254,17 +254,22 @@ class Fixed(_InteractionRule):
     """A published split: files that list the rows of each part.
 
     Args:
-        valid, test: paths; ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl``.
-        train: path, or None: rows of neither file train. With a path, rows listed nowhere belong to no part.
+        train, valid, test: paths; ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl``. One may be None: it gets the rows
+            that the others do not list. With three paths, rows listed nowhere belong to no part.
         columns: names in the files of ``user``, ``item`` and, where a pair repeats across parts, ``timestamp``.
         min_user, min_item, cold_items, cold_users: see `UserTime`.
     """
 
-    valid: str
-    test: str
     train: str | None
+    valid: str | None
+    test: str | None
     columns: Mapping[str, str | None]
     target: ClassVar[Target] = "all"
+
+    def __post_init__(self) -> None:
+        if len(self._unlisted) > 1:
+            keys = " and ".join(f"split.{part}" for part in self._unlisted)
+            raise UserError(f"{keys} have no file: only one of them can be the rest of the rows")
 
     def identity(self) -> dict[str, Any]:
         """The checksums of the files instead of their paths."""
@@ -282,9 +287,13 @@ class Fixed(_InteractionRule):
         self._refuse(listed.filter(pl.struct(keys).is_duplicated()), "is also listed for another part: keep it in one")
         strange = listed.join(interactions, on=keys, how="anti", maintain_order="left")
         self._refuse(strange, "is not in the dataset: lower dataset.min_value, or remove it")
-        rest = NO_PART if self.train else TRAIN
+        rest = PARTS.index(self._unlisted[0]) if self._unlisted else NO_PART
         parts = interactions.join(listed, on=keys, how="left", maintain_order="left")["part"].fill_null(rest)
         return parts.to_numpy()[core]
+
+    @property
+    def _unlisted(self) -> list[str]:
+        return [part for part, path in self._paths.items() if path is None]
 
     @property
     def _paths(self) -> dict[str, str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ class Files:
     """Interactions, and optionally items and users, from files of your own.
 
     Args:
-        interactions: path of the interactions; ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl``.
+        interactions: path of the interactions, or several; ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl``. A row that
+            is in several files counts once.
         items: path of the items table, or None.
         users: path of the users table, or None.
         columns: names in the files of ``user``, ``item``, ``timestamp`` (seconds, or ISO dates) and ``value`` (None:
@@ -28,7 +29,7 @@ class Files:
         text: template of the item text over the columns of the items table, such as ``"{name}: {blurb}"``.
     """
 
-    interactions: str
+    interactions: str | Sequence[str]
     items: str | None
     users: str | None
     columns: Mapping[str, str | None]
@@ -38,7 +39,7 @@ class Files:
 
     def identity(self) -> object:
         """The checksums of the files and the mapping."""
-        paths = [self.interactions, self.items, self.users]
+        paths = [*self._paths, self.items, self.users]
         sums = [path and checksum(path) for path in paths]
         return ["files", sums, dict(self.columns), self.min_value, self.negatives, self.text]
 
@@ -46,20 +47,10 @@ class Files:
         """Read and check the files."""
         for role in ("user", "item", "timestamp"):
             if not self.columns.get(role):
-                raise UserError(f"dataset.columns.{role} has no value: name the column of {self.interactions}")
-        raw = read_table(self.interactions, self._ids)
-        names = {
-            role: column(raw, name, f"dataset.columns.{role}", self.interactions)
-            for role, name in self.columns.items()
-            if name
-        }
-        value = {"value": number(raw, names["value"], self.interactions)} if "value" in names else {}
-        interactions = raw.select(
-            user_id=identifier(raw[names["user"]]),
-            item_id=identifier(raw[names["item"]]),
-            timestamp=seconds(raw, names["timestamp"], self.interactions),
-            **value,
-        )
+                raise UserError(f"dataset.columns.{role} has no value: name the column of {self._paths[0]}")
+        tables = [self._read(path) for path in self._paths]
+        several = len(tables) > 1
+        interactions = pl.concat(tables, how="vertical_relaxed").unique(maintain_order=True) if several else tables[0]
         return canonical(
             interactions,
             self._keyed(self.users, "user", "user_id"),
@@ -67,7 +58,20 @@ class Files:
             min_value=self.min_value,
             negatives=self.negatives,
             text=self.text,
-            source=self.interactions,
+            source=", ".join(self._paths),
+        )
+
+    def _read(self, path: str) -> pl.DataFrame:
+        raw = read_table(path, self._ids)
+        names = {
+            role: column(raw, name, f"dataset.columns.{role}", path) for role, name in self.columns.items() if name
+        }
+        value = {"value": number(raw, names["value"], path)} if "value" in names else {}
+        return raw.select(
+            user_id=identifier(raw[names["user"]]),
+            item_id=identifier(raw[names["item"]]),
+            timestamp=seconds(raw, names["timestamp"], path),
+            **value,
         )
 
     def _keyed(self, path: str | None, role: str, key: str) -> pl.DataFrame | None:
@@ -78,6 +82,10 @@ class Files:
         if key in table.columns and name != key:
             table = table.drop(key)  # the mapping says which column is the key
         return table.with_columns(identifier(table[name])).rename({name: key})
+
+    @property
+    def _paths(self) -> list[str]:
+        return [self.interactions] if isinstance(self.interactions, str) else list(self.interactions)
 
     @property
     def _ids(self) -> list[str]:
