@@ -156,8 +156,8 @@ def main() -> None:
     measured(10_000)  # compiles what later processes find on disk
     sizes = [measured(rows) for rows in options.rows]
 
-    def exponent(name: str) -> float:
-        points = np.log([(size["rows"], size[name]["cpu"]) for size in sizes])
+    def exponent(*stages: str) -> float:
+        points = np.log([(size["rows"], sum(size[stage]["cpu"] for stage in stages)) for size in sizes])
         return round(float(np.polyfit(points[:, 0], points[:, 1], 1)[0]), 3)
 
     report: dict[str, Any] = {
@@ -165,7 +165,8 @@ def main() -> None:
         "peak_gib": max(size[f"{s}_peak_gib"] for size in sizes for s in ("prepare", "epoch")),
     }
     if len(sizes) > 1:
-        report = {"exponents": {name: exponent(name) for name in ("prepare", "setup", "epoch")}} | report
+        stages = "prepare", "setup", "epoch"
+        report = {"exponents": {"all": exponent(*stages)} | {name: exponent(name) for name in stages}} | report
     print(json.dumps(report))
 
 
