@@ -8,11 +8,16 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from factorlm.assets import Mirror, fetch
 from factorlm.backbones.encoder import Pooling, TextEncoder
+from factorlm.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,25 @@ class Backbone:
         model = AutoModel.from_pretrained(folder, dtype="float32", local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return TextEncoder(model, tokenizer, self.pooling, self.max_seq_len)
+
+    def load_causal(self, cache_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Fetch the model and load it with its language-model head, in float32 on the CPU.
+
+        Raises:
+            UserError: no mirror delivered it, or it has no such head.
+        """
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        folder = self.fetch(cache_dir)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or []):
+            raise UserError(f"prompt: backbone {self.name} has no language-model head: set backbone=smollm2_135m")
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="float32", local_files_only=True, trust_remote_code=False
+        )
+        return model, AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
     def fetch(self, cache_dir: Path) -> Path:
         """The folder of the model, downloaded and, if quantized, converted on the first call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,17 +83,34 @@ class TextEncoder(nn.Module):
             [n, H] in float32.
         """
         ids, mask = self._pad(tokens)
+        entering = None if hidden is None else nn.utils.rnn.pad_sequence(list(hidden), batch_first=True)
+        return self._pool(self.states({"input_ids": ids, "attention_mask": mask}, entering, layer), mask)
+
+    def states(self, inputs: Mapping[str, Tensor], hidden: Tensor | None = None, layer: int = 0) -> Tensor:
+        """Last hidden states [n, t, H] in float32 of what the model is given.
+
+        Args:
+            inputs: arguments of the model.
+            hidden: [n, t, H] stored, as `entering` gives it for the same inputs; the layers below are skipped.
+            layer: the first layer to run.
+        """
         if hidden is None:
-            states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+            states: Tensor = self.model(**inputs).last_hidden_state
         else:
-            with self._resumed(nn.utils.rnn.pad_sequence(list(hidden), batch_first=True), layer):
-                states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return self._pool(states.float(), mask)
+            with self._resumed(hidden, layer):
+                states = self.model(**inputs).last_hidden_state
+        return states.float()
 
     @torch.no_grad()
     def hidden_states(self, tokens: Sequence[Sequence[int]], layer: int) -> list[Tensor]:
         """Hidden states [t, H] that enter layer ``layer`` of n texts; nothing above is computed."""
         ids, mask = self._pad(tokens)
+        states = self.entering(layer, {"input_ids": ids, "attention_mask": mask})
+        return [row[: len(text)] for row, text in zip(states, tokens, strict=True)]
+
+    @torch.no_grad()
+    def entering(self, layer: int, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Hidden states [n, t, H] that enter layer ``layer`` when the model is given ``inputs``."""
         caught: list[Tensor] = []
 
         def catch(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -102,12 +119,12 @@ class TextEncoder(nn.Module):
 
         handle = self._layers[layer].register_forward_pre_hook(catch)
         try:
-            self.model(input_ids=ids, attention_mask=mask)
+            self.model(**inputs)
         except _EnoughError:
             pass
         finally:
             handle.remove()
-        return [states[: len(text)] for states, text in zip(caught[0], tokens, strict=True)]
+        return caught[0]
 
     @torch.no_grad()
     def require_resumable(self, layer: int) -> None:

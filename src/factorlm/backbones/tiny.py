@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from factorlm.backbones.encoder import Pooling, TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,21 @@ class TinyBackbone:
 
     def load(self, cache_dir: Path) -> TextEncoder:
         """Build the model; nothing is read or written."""
+        from transformers import LlamaModel
+
+        model, tokenizer = self._build(LlamaModel)
+        return TextEncoder(model, tokenizer, self.pooling, self.max_seq_len)
+
+    def load_causal(self, cache_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Build the model with a language-model head, random too."""
+        from transformers import LlamaForCausalLM
+
+        return self._build(LlamaForCausalLM)
+
+    def _build(self, kind: Callable[[LlamaConfig], PreTrainedModel]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         from tokenizers import Tokenizer, decoders, pre_tokenizers
         from tokenizers.models import BPE
-        from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+        from transformers import LlamaConfig, PreTrainedTokenizerFast
 
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         vocabulary = {token: index for index, token in enumerate(["<eos>", *alphabet])}
@@ -61,6 +78,6 @@ class TinyBackbone:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            model = LlamaModel(config)
+            model = kind(config)
         fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")  # noqa: S106
-        return TextEncoder(model, fast, self.pooling, self.max_seq_len)
+        return model, fast

@@ -27,6 +27,7 @@ from factorlm.data.prepared import Prepared, load_prepared, prepare
 from factorlm.data.reading import checksum, existing
 from factorlm.data.tables import fingerprint, frame
 from factorlm.errors import AuditError, UserError
+from factorlm.models.prompted import Prompted
 from factorlm.models.recommender import Recommender
 from factorlm.reporting.metrics import metric_lines
 from factorlm.runs.identity import digest
@@ -42,7 +43,7 @@ class OpenRun:
     config: DictConfig
     record: dict[str, Any]
     prepared: Prepared
-    model: Recommender | Baseline
+    model: Recommender | Prompted | Baseline
 
 
 def open_run(folder: Path, cache: str) -> OpenRun:

@@ -11,21 +11,25 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
+from factorlm.baselines.base import Baseline
 from factorlm.config.build import cache_dir, make, make_data
 from factorlm.config.check import check_config
 from factorlm.config.evaluator import Evaluator, make_evaluator
-from factorlm.config.model import make_model
+from factorlm.config.model import make_model, used_rows
 from factorlm.data.prepared import Prepared, load_prepared, prepare
 from factorlm.errors import UserError
 from factorlm.evaluation.base import Evaluation
 from factorlm.evaluation.histories import train_contexts
 from factorlm.evaluation.ranking import RankingTask
+from factorlm.models.prompted import Prompted
 from factorlm.models.recommender import Recommender
 from factorlm.reporting.metrics import metric_lines
 from factorlm.runs.identity import code_version, digest, protocol
@@ -158,10 +162,14 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     record.update(parameters={"trainable": trainable, "frozen": frozen})
     clock("build")
-    if isinstance(model, Recommender):
+    rows = used_rows(config, prepared)
+    record.update(training_rows=len(rows))
+    if isinstance(model, Prompted):
+        record.update(prompt=model.scorer.writer.version)
+    if not isinstance(model, Baseline) and trainable:
         if config.init_from:
             load_checkpoint(model, Path(config.init_from) / "checkpoint", new=".lora_")
-        trained = _fit(config, folder, model, prepared, evaluator, tracker, progress)
+        trained = _fit(config, folder, model, prepared, evaluator, rows, tracker, progress)
     else:
         save_checkpoint(model, folder / "checkpoint")
         trained = {}
@@ -201,9 +209,10 @@ def run_protocol(config: DictConfig, prepared: Prepared, evaluator: Evaluator) -
 def _fit(
     config: DictConfig,
     folder: Path,
-    model: Recommender,
+    model: Recommender | Prompted,
     prepared: Prepared,
     evaluator: Evaluator,
+    rows: npt.NDArray[np.int64],
     tracker: Any,
     progress: bool,
 ) -> dict[str, Any]:
@@ -212,20 +221,24 @@ def _fit(
     from factorlm.training.module import PointwiseModule, RankingModule, TaskBatches, TrainBatches
 
     split, task = prepared.split, evaluator.task("valid")
-    items, labels = (torch.from_numpy(part["train"]) for part in (split.items, split.labels))
-    shared = model, make(config.objective), make(config.optimizer), make(config.metrics)
+    items, labels = (torch.from_numpy(part["train"][rows]) for part in (split.items, split.labels))
+    shared = make(config.objective), make(config.optimizer), make(config.metrics)
     module: RankingModule | PointwiseModule
     if isinstance(task, RankingTask):
         pool, counts = items.unique(return_counts=True)
-        module = RankingModule(*shared, pool, counts, task, config.seed)
+        assert isinstance(model, Recommender)
+        module = RankingModule(model, *shared, pool, counts, task, config.seed)
         columns: tuple[torch.Tensor, ...] = (items,)
     else:
-        module, columns = PointwiseModule(*shared, task), (items, labels)
+        module, columns = PointwiseModule(model, *shared, task), (items, labels)
+    contexts = train_contexts(prepared)
+    if len(rows) < len(contexts):
+        contexts = contexts[torch.from_numpy(rows)]
     by_user = model.shares_histories
     before = _frozen_digest(model)
     result = fit(
         module,
-        TrainBatches(train_contexts(prepared), columns, config.batch_size, config.seed, by_user=by_user),
+        TrainBatches(contexts, columns, config.batch_size, config.seed, by_user=by_user),
         TaskBatches(task, config.eval_batch_size),
         make(config.trainer),
         monitor=f"valid/{config.selection}{evaluator.suffix}",

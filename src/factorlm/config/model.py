@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from factorlm.backbones.adapter import Lora
+from factorlm.backbones.prompt_states import PromptStates
+from factorlm.backbones.prompting import CausalSource, PromptScorer
 from factorlm.backbones.store import EncoderSource, embeddings, hidden_states
 from factorlm.baselines.base import Baseline, TrainingData
 from factorlm.config.build import cache_dir, make
@@ -24,25 +28,33 @@ from factorlm.data.fields import (
     encode_fields,
 )
 from factorlm.data.prepared import Prepared
+from factorlm.data.prompts import few_shots
 from factorlm.data.tables import frame
 from factorlm.encoders.base import HistoryEncoder
 from factorlm.errors import UserError
+from factorlm.evaluation.histories import train_contexts
 from factorlm.heads.base import DeepHead, Head, Shape
 from factorlm.models.fields import AdaptedVectors, FrozenVectors, NumericTerms, TextTerms
+from factorlm.models.prompted import Prompted
 from factorlm.models.recommender import Recommender
 from factorlm.models.table import Table
 from factorlm.objectives.full_softmax import FullSoftmax
 
+CALIBRATION = 64  # training rows that scale and offset of a prompt are fitted on
 TEXT_FIELD = FieldSpec(kind="text", side="item", column="text")
 
 
-def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Baseline:
-    """The model of a config, untrained; a baseline comes fitted.
+def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Prompted | Baseline:
+    """The model of a config, untrained; a baseline comes fitted, a prompt calibrated.
 
     Raises:
         UserError: fields, backbone and adapter do not go together.
     """
     builder = _Builder(config, prepared)
+    if config.prompt is not None:
+        return builder.prompted()
+    if config.shots is not None:
+        raise UserError(f"shots={config.shots} is for a prompt: set prompt=liked, or shots=null")
     if config.baseline is not None:
         return builder.baseline()
     model = builder.recommender()
@@ -51,6 +63,20 @@ def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Baseline
             if module is not None:
                 module.compile()
     return model
+
+
+def used_rows(config: DictConfig, prepared: Prepared) -> npt.NDArray[np.int64]:
+    """Training rows that a model is trained on, ascending; a prompt without an adapter is calibrated only."""
+    labels = prepared.split.labels["train"]
+    if config.prompt is not None and config.adapter is None:
+        return _calibration_rows(config, prepared)
+    return few_shots(labels, config.shots, config.seed)
+
+
+def _calibration_rows(config: DictConfig, prepared: Prepared) -> npt.NDArray[np.int64]:
+    labels = prepared.split.labels["train"]
+    most = 2 * min(int(labels.sum()), int((~labels).sum()))
+    return few_shots(labels, min(CALIBRATION, most) if config.shots is None else config.shots, config.seed)
 
 
 def field_specs(config: DictConfig) -> dict[str, FieldSpec]:
@@ -108,6 +134,31 @@ class _Builder:
             deep = type(head if isinstance(head, DeepHead) else encoder).__name__
             raise UserError(f"objective=full_softmax scores every item, and {deep} does so one by one: sample instead")
         return model
+
+    def prompted(self) -> Prompted:
+        config = self.config
+        if config.task != "pointwise":
+            raise UserError(f"task={config.task}: a prompt for each user and item takes too long: set task=pointwise")
+        if config.backbone is None:
+            raise UserError("prompt without a backbone: set backbone=smollm2_135m, or prompt=none")
+        for key in ("baseline", "encoder"):
+            if config[key] is not None:
+                raise UserError(f"a prompt goes without {key}, which would be ignored: set {key}=none")
+        backbone: CausalSource = make(config.backbone)
+        model, tokenizer = backbone.load_causal(cache_dir(config))
+        folder, identity, width = cache_dir(config) / "prompts", backbone.identity(), int(model.config.hidden_size)
+        scorer = PromptScorer(
+            model, tokenizer, make(config.prompt), self.prepared.frames["item"],
+            lambda layer: PromptStates(folder, identity, layer, width),
+        )  # fmt: skip
+        prompted = Prompted(scorer, balanced=config.shots is not None)
+        split, rows = self.prepared.split, torch.from_numpy(_calibration_rows(config, self.prepared))
+        items, labels = (torch.from_numpy(part["train"]) for part in (split.items, split.labels))
+        share = float(labels.double().mean())
+        prompted.calibrate(train_contexts(self.prepared)[rows], items[rows], labels[rows], share)
+        if config.adapter is not None:
+            scorer.adapt(make(config.adapter))
+        return prompted
 
     def baseline(self) -> Baseline:
         baseline: Baseline = make(self.config.baseline)

@@ -46,6 +46,7 @@ class TrainConfig(ShellConfig):
     fields: Any = MISSING
     backbone: Any = None
     adapter: Any = None
+    prompt: Any = None
     baseline: Any = None
     head: Any = MISSING
     encoder: Any = None
@@ -62,6 +63,7 @@ class TrainConfig(ShellConfig):
     arm: str = MISSING
     seed: int = MISSING
     selection: str = MISSING
+    shots: int | None = None
     batch_size: int = MISSING
     patience: int = MISSING
     init_from: str | None = None

@@ -115,7 +115,9 @@ def canonical(
     users = _complete(users, catalogue, "user_id", source)
     items = _complete(items, catalogue, "item_id", source)
     if text is not None:
-        items = items.with_columns(text=_rendered(items, text))
+        items = items.with_columns(
+            text=pl.Series([row.strip() for row in rendered(items, text, "dataset.text")], dtype=pl.String)
+        )
     return Frames(interactions, users, items)
 
 
@@ -172,22 +174,34 @@ def _complete(table: pl.DataFrame | None, interactions: pl.DataFrame, key: str, 
     return pl.concat([table, seen.join(table, on=key, how="anti")], how="diagonal").sort(key)
 
 
-def _rendered(items: pl.DataFrame, template: str) -> pl.Series:
+def rendered(items: pl.DataFrame, template: str, key: str) -> list[str]:
+    """Each item written by a template over its columns; what is missing is written as nothing.
+
+    Args:
+        items: table of the items.
+        template: such as ``"{title} ({year})"``.
+        key: of the template in the config, for messages.
+
+    Raises:
+        UserError: the template names no column, or one that the table has not, or formats one.
+    """
     from string import Formatter
 
     try:
         parsed = [(name, form) for _, name, form, _ in Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise UserError(f"dataset.text={template!r} is no template: {error}") from error
-    columns = [name for name, _ in parsed]
+        raise UserError(f"{key}={template!r} is no template: {error}") from error
+    columns = list(dict.fromkeys(name for name, _ in parsed))
+    if not columns:
+        raise UserError(f"{key}={template!r} names no column: write one in braces, as in '{{title}}'")
     for column, form in parsed:
         if form:
-            raise UserError(f"dataset.text={template!r}: {{{column}:{form}}} must be plain {{{column}}}")
+            raise UserError(f"{key}={template!r}: {{{column}:{form}}} must be plain {{{column}}}")
         if column not in items.columns:
-            raise UserError(f"dataset.text={template!r} names {column!r}; item columns are {', '.join(items.columns)}")
+            raise UserError(f"{key}={template!r} names {column!r}; item columns are {', '.join(items.columns)}")
     texts = [
         pl.col(name).cast(pl.List(pl.String)).list.join(", ") if isinstance(dtype, pl.List) else pl.col(name)
         for name, dtype in items.select(columns).schema.items()
     ]
     rows = items.select(texts).with_columns(pl.all().cast(pl.String, strict=False).fill_null("")).iter_rows(named=True)
-    return pl.Series("text", [template.format_map(row).strip() for row in rows], dtype=pl.String)
+    return [template.format_map(row) for row in rows]

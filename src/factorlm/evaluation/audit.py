@@ -386,5 +386,7 @@ def _ranked(evaluator: RankingEvaluator, scorer: Scorer, task: RankingTask, size
 
 
 def _scored(scorer: Scorer, task: RowTask, size: int) -> Tensor:
-    catalogue = scorer.catalogue(task.contexts, task.items)
-    return torch.cat([catalogue.pairs(batch.places, batch.items) for batch in task.batches(size)])
+    catalogue, scores = scorer.catalogue(task.contexts, task.items), torch.empty(len(task))
+    for batch in task.batches(size):
+        scores[batch.rows] = catalogue.pairs(batch.places, batch.items).float()
+    return scores

@@ -50,9 +50,13 @@ class RowTask:
         return len(self.labels)
 
     def batches(self, size: int) -> Iterator[RowBatch]:
-        """Yield the rows in batches of ``size``; in a process group, each process yields its share."""
+        """Yield the rows in batches of ``size``, those of a context together, so that what they share is computed once.
+
+        In a process group, each process yields its share.
+        """
+        order = self.places.argsort(stable=True)
         for start in share(len(self.labels), size):
-            rows = torch.arange(start, min(start + size, len(self.labels)))
+            rows = order[start : start + size]
             yield RowBatch(rows, self.places[rows], self.item_places[rows], self.labels[rows])
 
 

@@ -152,6 +152,11 @@ class Recommender(nn.Module):
         """Score pairs of context and item index: [B]."""
         return self.pair_scores(*self.sides(contexts, items))
 
+    def penalized(self, contexts: Contexts, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [B] of pairs, and the penalty on their factors."""
+        user, item = self.sides(contexts, items)
+        return self.pair_scores(user, item), self.penalty(user, item)
+
     def catalogue(self, contexts: Contexts, items: Tensor) -> Catalogue:
         """Encode contexts [V] and item indices [N] once, to score any of their pairs."""
         places = torch.arange(len(contexts), device=contexts.users.device)

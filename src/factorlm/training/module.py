@@ -16,6 +16,7 @@ from factorlm.evaluation.pointwise import RowBatch, RowTask
 from factorlm.evaluation.ranking import QueryBatch, RankingTask, batch_scores
 from factorlm.metrics.pointwise import PointwiseMetrics
 from factorlm.metrics.ranking import RankingMetrics
+from factorlm.models.prompted import Prompted
 from factorlm.models.recommender import Recommender
 from factorlm.objectives.base import PointwiseObjective, SampledObjective
 from factorlm.objectives.full_softmax import FullSoftmax
@@ -28,7 +29,9 @@ OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimize
 class _Module(pl.LightningModule):
     """What both tasks share: the loss must stay finite, and one optimizer moves everything trainable."""
 
-    def __init__(self, model: Recommender, optimizer: OptimizerFactory) -> None:
+    model: Recommender | Prompted
+
+    def __init__(self, model: Recommender | Prompted, optimizer: OptimizerFactory) -> None:
         super().__init__()
         self.model = model
         self._optimizer = optimizer
@@ -38,9 +41,13 @@ class _Module(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over everything trainable; a row-wise one gets the table's gradient by row."""
         optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
-        self.model.table.sparse = isinstance(optimizer, RowAdagrad | RowAdam)
-        if self.model.table.sparse and self.trainer.gradient_clip_val:
+        sparse = isinstance(optimizer, RowAdagrad | RowAdam)
+        if sparse and isinstance(self.model, Prompted):
+            raise UserError("optimizer: row-wise ones are for embedding tables, and a prompt has none: set adamw")
+        if sparse and self.trainer.gradient_clip_val:
             raise UserError("trainer.gradient_clip_val: row-wise optimizers clip nothing; set optimizer=adamw")
+        if isinstance(self.model, Recommender):
+            self.model.table.sparse = sparse
         return optimizer
 
     def on_train_epoch_start(self) -> None:
@@ -83,6 +90,7 @@ class RankingModule(_Module):
         seed: of the negatives.
     """
 
+    model: Recommender
     train_items: Tensor
     train_counts: Tensor
 
@@ -156,10 +164,10 @@ class RankingModule(_Module):
 
 
 class PointwiseModule(_Module):
-    """Train a recommender on labelled rows and validate it on labelled rows.
+    """Train a model on labelled rows and validate it on labelled rows.
 
     Args:
-        model: the recommender; its scores are logits.
+        model: a recommender or a prompted language model; its scores are logits.
         objective: the loss.
         optimizer: maps the trainable parameters to an optimizer.
         metrics: of validation, logged as ``valid/<name>``.
@@ -168,7 +176,7 @@ class PointwiseModule(_Module):
 
     def __init__(
         self,
-        model: Recommender,
+        model: Recommender | Prompted,
         objective: PointwiseObjective,
         optimizer: OptimizerFactory,
         metrics: PointwiseMetrics,
@@ -182,9 +190,8 @@ class PointwiseModule(_Module):
     def training_step(self, batch: tuple[Contexts, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of rows: contexts, items and labels [B]."""
         contexts, items, labels = batch
-        user, item = self.model.sides(contexts, items)
-        loss = self._objective(self.model.pair_scores(user, item), labels) + self.model.penalty(user, item)
-        return self._counted(loss, len(items))
+        scores, penalty = self.model.penalized(contexts, items)
+        return self._counted(self._objective(scores, labels) + penalty, len(items))
 
     def on_validation_epoch_start(self) -> None:
         """Encode users and items once."""

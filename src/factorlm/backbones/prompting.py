@@ -1,0 +1,307 @@
+"""A causal language model asked yes or no; what prompts share is computed once.
+
+K. Bao et al., TALLRec: An Effective and Efficient Tuning Framework to Align Large Language Model with Recommendation,
+RecSys 2023. Shapes: n prompts, t tokens, H hidden size, P and N first tokens of yes and of no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from factorlm.backbones.encoder import TextEncoder
+from factorlm.backbones.prompt_states import Key, PromptStates, key_of
+from factorlm.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from factorlm.backbones.adapter import Lora
+    from factorlm.data.prompts import PromptTemplate
+
+Tokens = tuple[int, ...]
+Inputs = Mapping[str, Any]  # arguments of the model
+Forward = Callable[[Inputs, Key], Tensor]  # and the key of what they are
+
+
+class CausalSource(Protocol):
+    """A backbone that loads with its language-model head."""
+
+    def identity(self) -> str:
+        """Hash of what determines its states."""
+        ...
+
+    def load_causal(self, cache_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load model and tokenizer."""
+        ...
+
+
+class Prompt(NamedTuple):
+    """The tokens of a prompt after its instruction: of the history, and of target and question."""
+
+    history: Tokens
+    target: Tokens
+
+
+class PromptWriter:
+    """A template in tokens: one part for the instruction, each item of a history, and each target.
+
+    Parts are tokenized one by one and joined, so that a prompt has the same tokens whatever it shares. Where the
+    tokenizer has a chat template the prompt is a message of the user, and the answer begins the next message.
+
+    Args:
+        template: the words.
+        tokenizer: of the model.
+        items: table of the items.
+        max_tokens: that the model can read.
+
+    Raises:
+        UserError: a prompt could be longer than the model reads.
+    """
+
+    def __init__(
+        self, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, items: pl.DataFrame, max_tokens: int
+    ) -> None:
+        before, after = _around_message(tokenizer)
+        liked, targets = template.write(items)
+        self._template = template
+        self.version = template.version
+        self.instruction: Tokens = (*before, *_tokens(tokenizer, [template.instruction])[0])
+        self._nothing = _tokens(tokenizer, [template.nothing])[0]
+        self._liked = _tokens(tokenizer, liked)
+        self._targets = [(*target, *after) for target in _tokens(tokenizer, targets)]
+        self._lengths = [len(tokens) for tokens in self._liked]
+        history = max(len(self._nothing), min(template.max_history_tokens, sum(self._lengths)))
+        longest = len(self.instruction) + history + max(map(len, self._targets))
+        if longest > max_tokens:
+            raise UserError(
+                f"prompt.max_history_tokens={template.max_history_tokens}: a prompt would have up to {longest} tokens, "
+                f"and this backbone reads {max_tokens}; lower it, or write shorter items"
+            )
+
+    def written(self, history: Sequence[int]) -> list[int]:
+        """The items of a history, oldest first, that are written, in the order of writing."""
+        return self._template.written(history, self._lengths)
+
+    def history(self, history: Sequence[int]) -> Tokens:
+        """Tokens of a history, oldest first."""
+        written = self.written(history)
+        return tuple(token for item in written for token in self._liked[item]) or self._nothing
+
+    def prompt(self, history: Sequence[int], target: int) -> Prompt:
+        """A prompt of a history, oldest first, and a target."""
+        return Prompt(self.history(history), self._targets[target])
+
+
+class PromptScorer(nn.Module):
+    r"""Score prompts by the answer that the language model would begin with.
+
+    .. math:: s = \log \sum_{t \in P} e^{z_t} - \log \sum_{t \in N} e^{z_t}
+
+    z are the logits after the last token, P and N the first tokens of the forms of yes and of no;
+    one that both have counts for neither.
+
+    Args:
+        model: causal, with its head; frozen.
+        tokenizer: of the model.
+        template: of the prompts.
+        items: table of the items that prompts name.
+        states: opens the store of what enters a layer; of the number of layers, of last tokens after all of them.
+
+    Raises:
+        UserError: the answers cannot be told apart by their first token, or the model does more than attend and
+            multiply by its head.
+    """
+
+    positive: Tensor
+    negative: Tensor
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        template: PromptTemplate,
+        items: pl.DataFrame,
+        states: Callable[[int], PromptStates],
+    ) -> None:
+        super().__init__()
+        max_tokens = int(model.config.max_position_embeddings)
+        self.writer = PromptWriter(template, tokenizer, items, max_tokens)
+        self.encoder = TextEncoder(cast("PreTrainedModel", model.base_model), tokenizer, "last", max_tokens)
+        yes, no = _answers(tokenizer, template)
+        head = model.get_output_embeddings()
+        for name, tokens in (("positive", yes), ("negative", no)):
+            bias = torch.zeros(len(tokens)) if head.bias is None else head.bias[tokens]
+            weight = torch.cat([head.weight[tokens], bias.unsqueeze(1)], 1)
+            self.register_buffer(name, weight.detach().float().clone(), persistent=False)
+        self._layer = self.encoder.num_layers  # the first that may change
+        self._states = states(self._layer)
+        self._open = states
+        self._require_plain(model, yes, no)
+
+    def adapt(self, adapter: Lora) -> None:
+        """Attach an adapter; what enters its first layer is kept.
+
+        Raises:
+            UserError: the adapter does not fit, or this architecture's layers are not a plain chain.
+        """
+        self._layer = adapter.first_layer(self.encoder)
+        self.encoder.require_resumable(self._layer)
+        self._states = self._open(self._layer)
+        adapter.attach(self.encoder)
+
+    def tokens(self, prompts: Sequence[Prompt]) -> list[Tokens]:
+        """All tokens of each prompt."""
+        return [(*self.writer.instruction, *prompt.history, *prompt.target) for prompt in prompts]
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Scores [n] of the states [n, H] of last tokens."""
+        states = nn.functional.pad(states, (0, 1), value=1.0).unsqueeze(1)  # summed by row: products round by shape
+        return (states * self.positive).sum(2).logsumexp(1) - (states * self.negative).sum(2).logsumexp(1)
+
+    def padded(self, prompts: Sequence[Prompt]) -> Tensor:
+        """States [n, H] of last tokens by one padded batch, with gradients to an adapter; what it stands on is kept."""
+        tokens = self.tokens(prompts)
+        if self._frozen:
+            states: Tensor = self.encoder(tokens)
+            return states
+        parts = self._entering(prompts)
+        hidden = [torch.cat([parts[key] for key in self._keys(prompt)]).to(self.positive.device) for prompt in prompts]
+        adapted: Tensor = self.encoder(tokens, hidden, self._layer)
+        return adapted
+
+    @torch.no_grad()
+    def shared(self, prompts: Sequence[Prompt]) -> Tensor:
+        """States [n, H] of last tokens; the instruction is read once and a history once for all its targets.
+
+        They equal `padded` but for rounding, and do not depend, to the last bit, on what is read together.
+        """
+        if self._frozen:
+            found = self._known(prompts, lambda inputs, *_: self.encoder.states(inputs)[0, -1:], only_last=True)
+        else:
+            parts = self._entering(prompts)
+
+            def resumed(inputs: Inputs, key: Key) -> Tensor:
+                hidden = parts[key].unsqueeze(0).to(self.positive.device)
+                return self.encoder.states(inputs, hidden, self._layer)[0, -1:]
+
+            found = dict(self._read(prompts, resumed))
+        return torch.cat([found[self._keys(prompt)[-1]].to(self.positive.device) for prompt in prompts])
+
+    @property
+    def _frozen(self) -> bool:
+        return self._layer == self.encoder.num_layers
+
+    @torch.no_grad()
+    def _entering(self, prompts: Sequence[Prompt]) -> dict[Key, Tensor]:
+        """What enters the first layer that may change, [t, H] of each part of the prompts."""
+        return self._known(prompts, lambda inputs, _: self.encoder.entering(self._layer, inputs)[0], only_last=False)
+
+    def _known(self, prompts: Sequence[Prompt], compute: Forward, *, only_last: bool) -> dict[Key, Tensor]:
+        """States of the parts of prompts from the store, which gets what is missing; or of their last parts only."""
+        found: dict[Key, Tensor] = {}
+        missing = []
+        for prompt in prompts:
+            keys = self._keys(prompt)
+            stored = {key: self._states.get(key) for key in (keys[-1:] if only_last else keys) if key not in found}
+            found |= {key: value for key, value in stored.items() if value is not None}
+            if len(found | stored) > len(found):
+                missing.append(prompt)
+        fresh = dict(self._read(missing, compute)) if missing else {}
+        if only_last:
+            last = {self._keys(prompt)[-1] for prompt in missing}
+            fresh = {key: value for key, value in fresh.items() if key in last}
+        self._states.add(fresh)
+        return found | fresh
+
+    def _keys(self, prompt: Prompt) -> list[Key]:
+        """Of instruction, history and target."""
+        one, two = len(self.writer.instruction), len(self.writer.instruction) + len(prompt.history)
+        (whole,) = self.tokens([prompt])
+        return [key_of(whole[:one], 0), key_of(whole[:two], one), key_of(whole, two)]
+
+    def _read(self, prompts: Sequence[Prompt], forward: Forward) -> Iterator[tuple[Key, Tensor]]:
+        """Run the model over instruction, histories and targets, each after the keys and values of what it follows."""
+        from transformers import DynamicCache
+
+        groups: dict[Tokens, dict[Tokens, None]] = {}
+        for prompt in prompts:
+            groups.setdefault(prompt.history, {})[prompt.target] = None
+        cache, device, length = DynamicCache(), self.positive.device, 0
+
+        def read(before: Tokens, part: Tokens) -> tuple[Key, Tensor]:
+            nonlocal length
+            start, whole = len(before), (*before, *part)
+            cache.crop(start - length)
+            length = len(whole)
+            ahead = torch.ones(len(part), len(whole), dtype=torch.bool).triu(start + 1)
+            mask = torch.zeros(ahead.shape).masked_fill(ahead, torch.finfo(torch.float32).min)
+            key = key_of(whole, start)
+            inputs = {
+                "input_ids": torch.tensor([part], device=device),
+                "attention_mask": mask.view(1, 1, *mask.shape).to(device),
+                "position_ids": torch.arange(start, len(whole), device=device).unsqueeze(0),
+                "past_key_values": cache,
+                "use_cache": True,
+            }
+            return key, forward(inputs, key)
+
+        instruction = self.writer.instruction
+        yield read((), instruction)
+        for history, targets in groups.items():
+            yield read(instruction, history)
+            for target in targets:
+                yield read((*instruction, *history), target)
+
+    @torch.no_grad()
+    def _require_plain(self, model: PreTrainedModel, yes: list[int], no: list[int]) -> None:
+        """Compare with the model's own logits, prompt by prompt and packed.
+
+        Raises:
+            UserError: they differ.
+        """
+        first, second = self.writer.prompt([], 0), self.writer.prompt([0], 0)
+        prompts = [first, second, first]
+        logits = [model(torch.tensor([ids])).logits[0, -1].float() for ids in self.tokens(prompts)]
+        own = torch.stack([row[yes].logsumexp(0) - row[no].logsumexp(0) for row in logits])
+        for states in (self.padded(prompts), self.shared(prompts)):
+            if not torch.allclose(self(states), own, atol=1e-3, rtol=1e-3):
+                raise UserError(
+                    f"prompt on {type(model).__name__} is not supported: it does more than attend where a mask lets it "
+                    "and multiply by its head"
+                )
+
+
+def _around_message(tokenizer: PreTrainedTokenizerBase) -> tuple[Tokens, Tokens]:
+    """Tokens before and after what the user says; without a chat template, those that begin a text."""
+    if not tokenizer.chat_template:
+        return tuple(tokenizer("")["input_ids"]), ()
+    mark = "\u2063prompt\u2063"
+    messages = [{"role": "user", "content": mark}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    before, found, after = str(text).partition(mark)
+    if not found:
+        raise UserError("prompt: the chat template of this backbone leaves out what the user says; choose another")
+    one, other = _tokens(tokenizer, [before, after])
+    return one, other
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
+    return [tuple(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+
+def _answers(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> tuple[list[int], list[int]]:
+    """First tokens of the forms of yes and of no, without those that both have."""
+    yes, no = ({ids[0] for ids in _tokens(tokenizer, words)} for words in (template.positive, template.negative))
+    if yes <= no or no <= yes:
+        raise UserError(
+            f"prompt.positive={list(template.positive)} and prompt.negative={list(template.negative)} begin with the "
+            "same tokens of this backbone: write other forms"
+        )
+    return sorted(yes - no), sorted(no - yes)

@@ -1,0 +1,104 @@
+"""Prompts: what a language model is told of a user and asked of an item."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from factorlm.data.tables import rendered
+from factorlm.errors import UserError
+
+Order = Literal["oldest_first", "latest_first"]
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """``instruction``, then ``liked`` for each item of the history, then ``target``; the answer is one word.
+
+    K. Bao et al., TALLRec, RecSys 2023, section 3.2. A prompt is made of the items that a user liked before the row and
+    of the asked item, and of nothing else: it has no way to the row itself or to a later one.
+
+    Args:
+        instruction: what every prompt begins with.
+        nothing: what stands for the history where it is empty.
+        liked: how an item of the history is written, over the columns of the items table, as in ``"\\n- {title}"``.
+        target: how the asked item is written, and the question.
+        order: of the history: ``oldest_first``, so that the latest item stands next to the question, or
+            ``latest_first``.
+        max_history_tokens: the latest items whose tokens fit are written; older ones are left out.
+        positive, negative: forms of either answer, of which the first token counts.
+    """
+
+    instruction: str
+    nothing: str
+    liked: str
+    target: str
+    order: Order
+    max_history_tokens: int
+    positive: Sequence[str]
+    negative: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if self.order not in get_args(Order):
+            raise UserError(f"prompt.order={self.order}: it must be one of {', '.join(get_args(Order))}")
+        if self.max_history_tokens < 0:
+            raise UserError(f"prompt.max_history_tokens={self.max_history_tokens}: it must be 0 or more")
+        if not self.instruction.strip():
+            raise UserError("prompt.instruction is empty: say what the model is to do")
+        for key, words in (("positive", self.positive), ("negative", self.negative)):
+            if not words or not all(words):
+                raise UserError(f"prompt.{key}={list(words)}: name at least one form of the answer")
+
+    @property
+    def version(self) -> str:
+        """Hash of the template: records of equal versions asked in the same words."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    def write(self, items: pl.DataFrame) -> tuple[list[str], list[str]]:
+        """Each item of the table as one of a history and as the target.
+
+        Raises:
+            UserError: the template names a column that the table has not.
+        """
+        return rendered(items, self.liked, "prompt.liked"), rendered(items, self.target, "prompt.target")
+
+    def written(self, history: Sequence[int], lengths: Sequence[int]) -> list[int]:
+        """What is written of a history, in the order of writing.
+
+        Args:
+            history: items, oldest first.
+            lengths: tokens of each item of the table.
+        """
+        kept: list[int] = []
+        left = self.max_history_tokens
+        for item in reversed(history):
+            left -= lengths[item]
+            if left < 0:
+                break
+            kept.append(item)
+        return kept if self.order == "latest_first" else kept[::-1]
+
+
+def few_shots(labels: npt.NDArray[np.bool_], shots: int | None, seed: int) -> npt.NDArray[np.int64]:
+    """Training rows that are used: half of each label, drawn by seed, or with None all; ascending.
+
+    The rows of a smaller number are among those of a larger one.
+
+    Raises:
+        UserError: the number is odd or too large.
+    """
+    if shots is None:
+        return np.arange(len(labels))
+    classes = [np.flatnonzero(labels == label) for label in (False, True)]
+    most = 2 * min(map(len, classes))
+    if shots < 2 or shots % 2 or shots > most:
+        raise UserError(f"shots={shots}: half of each label is drawn, so give an even number from 2 to {most}")
+    drawn = [np.random.default_rng([seed, label]).permutation(rows)[: shots // 2] for label, rows in enumerate(classes)]
+    return np.sort(np.concatenate(drawn))
