@@ -155,7 +155,8 @@ class _Builder:
         split, rows = self.prepared.split, torch.from_numpy(_calibration_rows(config, self.prepared))
         items, labels = (torch.from_numpy(part["train"]) for part in (split.items, split.labels))
         share = float(labels.double().mean())
-        prompted.calibrate(train_contexts(self.prepared)[rows], items[rows], labels[rows], share)
+        scale = None if config.adapter is None else 1.0
+        prompted.calibrate(train_contexts(self.prepared)[rows], items[rows], labels[rows], share, scale)
         if config.adapter is not None:
             scorer.adapt(make(config.adapter))
         return prompted

@@ -40,15 +40,18 @@ class Prompted(nn.Module):
             self.register_buffer(name, torch.tensor(value))
 
     @torch.no_grad()
-    def calibrate(self, contexts: Contexts, items: Tensor, labels: Tensor, share: float) -> None:
+    def calibrate(
+        self, contexts: Contexts, items: Tensor, labels: Tensor, share: float, scale: float | None = None
+    ) -> None:
         """Fit scale and offset.
 
         Args:
             contexts, items, labels: [n] rows, half of each label.
             share: of positives in training.
+            scale: a value that stays, as for a model that is tuned and finds its own; None: it is fitted.
         """
         scores = self.scorer(self.scorer.shared(self.prompts(contexts, items)))
-        self.scale, self.offset = (torch.tensor(value) for value in platt(scores, labels))
+        self.scale, self.offset = (torch.tensor(value) for value in platt(scores, labels, scale))
         self.prior = torch.tensor(share).logit()
 
     def prompts(self, contexts: Contexts, items: Tensor) -> list[Prompt]:
@@ -95,7 +98,7 @@ class PromptCatalogue:
         return self._model.score(self._contexts[places], self._items[columns])
 
 
-def platt(scores: Tensor, labels: Tensor) -> tuple[float, float]:
+def platt(scores: Tensor, labels: Tensor, scale: float | None = None) -> tuple[float, float]:
     """Scale and offset of logits a s + b with the least log loss, a above 0.
 
     J. Platt, Probabilistic outputs for support vector machines, 1999: labels are moved inwards as if each class had one
@@ -104,6 +107,7 @@ def platt(scores: Tensor, labels: Tensor) -> tuple[float, float]:
     Args:
         scores: [n].
         labels: [n], 0 or 1.
+        scale: a, where only b is fitted.
     """
     values, positive = scores.double().cpu().numpy(), labels.cpu().numpy() > 0
     mean, deviation = values.mean(), max(values.std(), 1e-6)
@@ -116,5 +120,6 @@ def platt(scores: Tensor, labels: Tensor) -> tuple[float, float]:
         error = 1 / (1 + np.exp(-logits)) - wanted
         return float((np.logaddexp(0, logits) - wanted * logits).sum()), [float(error @ standard), float(error.sum())]
 
-    found = minimize(loss, (1.0, 0.0), jac=True, method="L-BFGS-B", bounds=[(FLATTEST, None), (None, None)]).x
+    bounds = (FLATTEST, None) if scale is None else (scale * deviation, scale * deviation)
+    found = minimize(loss, (1.0, 0.0), jac=True, method="L-BFGS-B", bounds=[bounds, (None, None)]).x
     return float(found[0] / deviation), float(found[1] - found[0] * mean / deviation)
