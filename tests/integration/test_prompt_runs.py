@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +81,20 @@ def test_a_tuned_run_passes_the_audit(small: Compose, tmp_path: Path, capsys: py
         main(["audit", f"run.dir={folder}", f"cache={small().cache}", "--json"])
     findings = {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
     assert findings["order"]["level"] == "pass", findings["order"]
+    assert findings["prompts"]["level"] == "pass"
     assert not [finding for finding in findings.values() if finding["level"] == "fail"]
+
+
+def test_the_audit_counts_prompts_that_show_the_future(
+    small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = run(small(*PROMPT, "shots=16", "split=random", f"run.dir={tmp_path}/random"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["audit", f"run.dir={folder}", f"cache={small().cache}", "--json"])
+    findings = {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["prompts"]["level"] == "warn"
+    assert re.search(r" 0 are asked of .* and [1-9]\d* show items", findings["prompts"]["found"])
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ class PromptScorer(nn.Module):
             states: Tensor = self.encoder(tokens)
             return states
         parts = self._entering(prompts)
-        hidden = [torch.cat([parts[key] for key in self._keys(prompt)]).to(self.positive.device) for prompt in prompts]
+        hidden = [self._loaded(torch.cat([parts[key] for key in self._keys(prompt)])) for prompt in prompts]
         adapted: Tensor = self.encoder(tokens, hidden, self._layer)
         return adapted
 
@@ -188,11 +188,15 @@ class PromptScorer(nn.Module):
             parts = self._entering(prompts)
 
             def resumed(inputs: Inputs, key: Key) -> Tensor:
-                hidden = parts[key].unsqueeze(0).to(self.positive.device)
+                hidden = self._loaded(parts[key]).unsqueeze(0)
                 return self.encoder.states(inputs, hidden, self._layer)[0, -1:]
 
             found = dict(self._read(prompts, resumed))
         return torch.cat([found[self._keys(prompt)[-1]].to(self.positive.device) for prompt in prompts])
+
+    def _loaded(self, states: Tensor) -> Tensor:
+        """Stored states as the layers take them."""
+        return states.to(self.positive.device, self.encoder.model.dtype)
 
     @property
     def _frozen(self) -> bool:
@@ -233,7 +237,8 @@ class PromptScorer(nn.Module):
         groups: dict[Tokens, dict[Tokens, None]] = {}
         for prompt in prompts:
             groups.setdefault(prompt.history, {})[prompt.target] = None
-        cache, device, length = DynamicCache(), self.positive.device, 0
+        cache, device, dtype = DynamicCache(), self.positive.device, self.encoder.model.dtype
+        length = 0
 
         def read(before: Tokens, part: Tokens) -> tuple[Key, Tensor]:
             nonlocal length
@@ -241,7 +246,7 @@ class PromptScorer(nn.Module):
             cache.crop(start - length)
             length = len(whole)
             ahead = torch.ones(len(part), len(whole), dtype=torch.bool).triu(start + 1)
-            mask = torch.zeros(ahead.shape).masked_fill(ahead, torch.finfo(torch.float32).min)
+            mask = torch.zeros(ahead.shape, dtype=dtype).masked_fill(ahead, torch.finfo(dtype).min)
             key = key_of(whole, start)
             inputs = {
                 "input_ids": torch.tensor([part], device=device),
@@ -266,12 +271,13 @@ class PromptScorer(nn.Module):
         Raises:
             UserError: they differ.
         """
+        tolerance = 3 * torch.finfo(model.dtype).eps ** 0.5
         first, second = self.writer.prompt([], 0), self.writer.prompt([0], 0)
         prompts = [first, second, first]
         logits = [model(torch.tensor([ids])).logits[0, -1].float() for ids in self.tokens(prompts)]
         own = torch.stack([row[yes].logsumexp(0) - row[no].logsumexp(0) for row in logits])
         for states in (self.padded(prompts), self.shared(prompts)):
-            if not torch.allclose(self(states), own, atol=1e-3, rtol=1e-3):
+            if not torch.allclose(self(states), own, atol=tolerance, rtol=tolerance):
                 raise UserError(
                     f"prompt on {type(model).__name__} is not supported: it does more than attend where a mask lets it "
                     "and multiply by its head"

@@ -14,9 +14,11 @@ from torch import Tensor
 from factorlm.data.prepared import Prepared
 from factorlm.data.rules import PARTS
 from factorlm.evaluation.base import Evaluation
+from factorlm.evaluation.histories import parts_before
 from factorlm.evaluation.pointwise import PointwiseEvaluator, RowTask
 from factorlm.evaluation.ranking import RankingEvaluator, RankingTask, batch_scores
 from factorlm.metrics.ranks import positive_ranks, top_scores
+from factorlm.models.prompted import Prompted
 from factorlm.runs.identity import digest
 from factorlm.scoring import Scorer
 
@@ -72,6 +74,8 @@ def audit(run: Audited) -> Iterator[Finding]:
     )  # fmt: skip
     if isinstance(run.evaluator, RankingEvaluator):
         checks += (lists,)
+    if isinstance(run.scorer, Prompted):
+        checks += (prompts,)
     for check in checks:
         yield check(run)
 
@@ -124,6 +128,32 @@ def own_future(run: Audited) -> Finding:
         f"{share:.1%} of test interactions come before a training interaction of the same user",
         "the model is trained on what the user did afterwards",
     )
+
+
+def prompts(run: Audited) -> Finding:
+    """Items in the prompts of test rows that are the asked one, or that the user met later."""
+    assert isinstance(run.scorer, Prompted)
+    assert isinstance(run.evaluator, PointwiseEvaluator)
+    split, places, task = run.prepared.split, run.prepared.positions, run.evaluator.task("test")
+    met: dict[tuple[int, int], int] = {}
+    for part in parts_before("test", run.evaluator.history):
+        rows = zip(
+            split.users[part].tolist(), split.items[part].tolist(), places[split.rows[part]].tolist(), strict=True
+        )
+        met |= {(user, item): place for user, item, place in rows}
+    histories = [run.scorer.written(task.contexts, place) for place in range(len(task.contexts))]
+    same = later = 0
+    asked = zip(task.places.tolist(), task.items[task.item_places].tolist(), places[split.rows["test"]], strict=True)
+    for context, item, place in asked:
+        user = int(task.contexts.users[context])
+        same += item in histories[context]
+        later += any(met[user, other] > place for other in histories[context])
+    return Finding(
+        "prompts", "warn" if same or later else "pass",
+        f"of {len(task)} test rows {same} are asked of an item that stands in their history, and {later} show items "
+        "that the user met later",
+        "the prompt gives away what it asks; split=global_time or user_time shows no later items",
+    )  # fmt: skip
 
 
 def overlap(run: Audited) -> Finding:

@@ -63,6 +63,11 @@ class Prompted(nn.Module):
             for start, end, target in zip(starts, ends, targets, strict=True)
         ]
 
+    def written(self, contexts: Contexts, place: int) -> list[int]:
+        """Items of its history that the prompts of a context show."""
+        start, end = int(contexts.starts[place]), int(contexts.ends[place])
+        return self.scorer.writer.written(contexts.log[start:end].tolist())
+
     def penalized(self, contexts: Contexts, items: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [n] of training rows at the share of positives they are drawn with, and no penalty."""
         logits = self._logits(self.scorer.padded(self.prompts(contexts, items)))
