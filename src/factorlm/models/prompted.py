@@ -57,7 +57,7 @@ class Prompted(nn.Module):
     def prompts(self, contexts: Contexts, items: Tensor) -> list[Prompt]:
         """The prompt of each context and item [n]."""
         starts, ends, targets = contexts.starts.tolist(), contexts.ends.tolist(), items.tolist()
-        log = contexts.log.numpy()
+        log = contexts.log.cpu().numpy()
         return [
             self.scorer.writer.prompt(log[start:end].tolist(), target)
             for start, end, target in zip(starts, ends, targets, strict=True)
@@ -95,7 +95,7 @@ class PromptCatalogue:
     def cross(self, places: Tensor) -> Tensor:
         """Scores [U, N] of contexts, given by their places [U], against all items: one prompt for each."""
         size = len(self._items)
-        pairs = self.pairs(places.repeat_interleave(size), torch.arange(size).repeat(len(places)))
+        pairs = self.pairs(places.repeat_interleave(size), torch.arange(size, device=places.device).repeat(len(places)))
         return pairs.view(len(places), size)
 
     def pairs(self, places: Tensor, columns: Tensor) -> Tensor:
