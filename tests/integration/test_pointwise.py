@@ -173,12 +173,18 @@ def apart(tmp_path: Path) -> tuple[list[str], Path]:
     return overrides, tmp_path / "hidden.csv"
 
 
-@pytest.mark.parametrize("arm", ["baseline=bias", "backbone=tiny", "encoder=gru"])
+PROMPT = (
+    "backbone=tiny backbone.max_seq_len=4096 prompt=liked shots=16 adapter=lora adapter.num_layers=1 batch_size=8 "
+    "optimizer.lr=0.1"
+)
+
+
+@pytest.mark.parametrize("arm", ["baseline=bias", "backbone=tiny", "encoder=gru", PROMPT])
 def test_rows_kept_apart_score_as_if_they_had_been_there(
     small: Compose, tmp_path: Path, apart: tuple[list[str], Path], arm: str
 ) -> None:
     overrides, hidden = apart
-    folder = train(small(*overrides, arm, f"run.dir={tmp_path}/run"), progress=False)
+    folder = train(small(*overrides, *arm.split(), f"run.dir={tmp_path}/run"), progress=False)
     known = pl.read_parquet(folder / "rows.parquet")
     metrics = evaluate_apart(folder, str(small().cache), str(hidden))
     scored = pl.read_parquet(next((folder / "apart").glob("*/rows.parquet")))

@@ -116,7 +116,7 @@ def evaluate_apart(folder: Path, cache: str, test: str) -> dict[str, Any]:
     if _training(prepared) != _training(run.prepared):
         raise UserError(f"fixed.test={test} changes the training rows of {folder}: it must list none of them")
     model = make_model(config, prepared)  # a baseline has fitted the same training rows again
-    if isinstance(model, Recommender):
+    if not isinstance(model, Baseline):
         load_checkpoint(model, folder / "checkpoint")
     evaluation = make_evaluator(config, prepared).evaluate(model.eval(), "test")
     target = folder / "apart" / checksum(test)[:16]
