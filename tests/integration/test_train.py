@@ -6,19 +6,30 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 import yaml
 from omegaconf import DictConfig
 from safetensors.torch import load_file
+from torch import nn
 
 from factorlm.backbones.encoder import TextEncoder
 from factorlm.commands.evaluate import evaluate
 from factorlm.commands.train import train
+from factorlm.config.build import make_data
+from factorlm.data.prepared import load_prepared, prepare
 from factorlm.errors import UserError
+from factorlm.objectives.bce import BCE
+from factorlm.objectives.bpr import BPR
+from factorlm.objectives.full_softmax import FullSoftmax
+from factorlm.objectives.logloss import LogLoss
+from factorlm.objectives.sampled_softmax import SampledSoftmax
 from factorlm.runs.record import read_record
 from factorlm.runs.store import status
+from factorlm.scoring import Contexts
+from factorlm.training.module import RankingModule
 
 Compose = Callable[..., DictConfig]
 
@@ -196,6 +207,93 @@ def test_a_diverging_run_fails_in_one_line(small: Compose, tmp_path: Path) -> No
     record = read_record(tmp_path / "a")
     assert record is not None
     assert record["status"] == "failed"
+    batch = json.loads((tmp_path / "a" / "diverged.json").read_text())["interactions"]
+    assert len(batch) == len(set(batch)) == 256
+    run(small(f"run.dir={tmp_path}/a"))
+    assert not (tmp_path / "a" / "diverged.json").exists()
+
+
+def test_the_batch_that_diverged_is_the_one_listed(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, losses = [], BCE.forward
+
+    def broken(self: BCE, positive: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        loss = losses(self, positive, *rest)
+        return loss * torch.nan if len(trained) == 4 else loss
+
+    step = RankingModule.training_step
+
+    def noted(self: RankingModule, batch: tuple[Contexts, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        trained.append((batch[0].users, batch[1]))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(BCE, "forward", broken)
+    monkeypatch.setattr(RankingModule, "training_step", noted)
+    config = small(f"run.dir={tmp_path}/a", "objective=bce")
+    with pytest.raises(UserError, match=r"the loss is nan at step 3: .*diverged.json"):
+        run(config)
+    listed = json.loads((tmp_path / "a" / "diverged.json").read_text())["interactions"]
+    source, rule = make_data(config)
+    split = load_prepared(prepare(source, rule, Path(config.cache))[0]).split
+    rows = np.searchsorted(split.rows["train"], listed)
+    assert split.rows["train"][rows].tolist() == listed
+    assert torch.equal(trained[-1][0], torch.from_numpy(split.users["train"][rows]))
+    assert torch.equal(trained[-1][1], torch.from_numpy(split.items["train"][rows]))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["backbone=tiny", "adapter=lora", "adapter.num_layers=1", "objective=sampled_softmax"],
+        ["backbone=tiny", "head=deepfm", "encoder=sasrec", "objective=bpr"],
+        ["backbone=tiny", "encoder=gru"],
+        ["backbone=tiny", "task=pointwise", "dataset.negatives=keep"],
+    ],
+)
+def test_mixed_precision_keeps_scores_and_losses_in_float32(
+    small: Compose, monkeypatch: pytest.MonkeyPatch, extra: list[str]
+) -> None:
+    seen: set[torch.dtype] = set()
+    for objective in (FullSoftmax, SampledSoftmax, BPR, LogLoss):
+        loss = objective.forward
+
+        def noted(self: nn.Module, *parts: torch.Tensor, loss: Callable = loss) -> torch.Tensor:
+            seen.update(part.dtype for part in parts if part.is_floating_point())
+            assert not torch.is_autocast_enabled("cpu")
+            return loss(self, *parts)
+
+        monkeypatch.setattr(objective, "forward", noted)
+    common = ["trainer.max_epochs=1", "trainer.limit_train_batches=4", "model.num_factors=8", "seed=2"]
+    _, mixed = run(small("trainer.precision=bf16-mixed", *extra, *common))
+    assert seen == {torch.float32}
+    _, full = run(small(*extra, *common))
+    losses = [record["history"][0]["train/loss"] for record in (mixed, full)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    assert (losses[0] != losses[1]) == (
+        ("backbone=tiny" in extra and any("=lora" in one for one in extra)) or any("encoder" in one for one in extra)
+    )
+
+
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "ia3"])
+def test_a_run_starts_from_an_adapter_without_wrapping_or_dropping_it(
+    small: Compose, tmp_path: Path, kind: str
+) -> None:
+    adapted = [
+        "backbone=tiny", f"adapter={kind}", "adapter.num_layers=1", "objective=sampled_softmax", "batch_size=32",
+        "trainer.max_epochs=1", "trainer.limit_train_batches=3",
+    ]  # fmt: skip
+    frozen, _ = run(small(f"run.dir={tmp_path}/frozen", "backbone=tiny", "trainer.max_epochs=1"))
+    first, _ = run(small(f"run.dir={tmp_path}/first", *adapted, f"init_from={frozen}"))
+    second, _ = run(small(f"run.dir={tmp_path}/second", *adapted, f"init_from={first}", "optimizer.lr=1e-4"))
+    before, after = (load_file(folder / "checkpoint/model.safetensors") for folder in (first, second))
+    assert set(before) == set(after)
+    assert all(torch.allclose(before[name], after[name], atol=1e-3) for name in before)
+    with pytest.raises(UserError, match=r"training left the adapter as it was: raise optimizer.lr"):
+        run(small(f"run.dir={tmp_path}/third", *adapted, f"init_from={first}", "optimizer.lr=1e-30"))
+    for other in (["backbone=tiny"], [*adapted, "adapter.num_layers=2"]):
+        with pytest.raises(UserError, match=r"first has a trained \w+: this run needs the adapter of its config.yaml"):
+            run(small(f"run.dir={tmp_path}/other", *other, f"init_from={first}"))
 
 
 @pytest.mark.parametrize(

@@ -114,20 +114,46 @@ def test_a_fresh_adapter_changes_nothing_and_only_it_trains(tmp_path: Path) -> N
     assert all(value.grad is None for value in vectors.parameters() if not value.requires_grad)
 
 
-def test_batches_without_gradient_equal_one_pass_with_it(tmp_path: Path) -> None:
+def test_fifty_steps_from_stored_states_lose_as_much_as_full_ones(tmp_path: Path) -> None:
+    losses: list[list[float]] = []
+    for resumed in (True, False):
+        torch.manual_seed(0)
+        vectors = adapted(tmp_path)
+        optimizer = torch.optim.AdamW([value for value in vectors.parameters() if value.requires_grad], 0.01)
+        tokens = vectors.encoder.tokenize(TEXTS)
+        target = torch.randn(5, 16)
+        losses.append([])
+        for _ in range(50):
+            found = vectors(torch.arange(5)) if resumed else vectors.encoder(tokens)
+            loss = (found - target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][-1] < losses[0][0] - 0.1
+
+
+def test_batches_by_length_give_what_one_pass_gives(tmp_path: Path) -> None:
     vectors = adapted(tmp_path)
     for value in vectors.parameters():
         if value.requires_grad:
             torch.nn.init.normal_(value, std=0.1)
     chosen = torch.tensor([4, 0, 3])
-    with torch.no_grad():
-        batched = vectors(chosen)
-    assert torch.allclose(batched, vectors(chosen), atol=1e-5)
+    tokens = vectors.encoder.tokenize([TEXTS[i] for i in chosen])
+    assert torch.allclose(vectors(chosen), vectors.encoder(tokens), atol=1e-5)
+    assert vectors(chosen[:0]).shape == (0, 16)
 
 
 def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     model = TINY.load(tmp_path)
-    with pytest.raises(UserError, match="names no linear map of the backbone, which has down_proj"):
-        Lora(rank=2, alpha=4, num_layers=1, targets=["query"]).attach(model)
+    with pytest.raises(
+        UserError, match=r"\['query'\]: no such name among the linear maps of this backbone, which are down_"
+    ):
+        Lora(rank=2, alpha=4, num_layers=1, targets=["q_proj", "query"]).attach(model)
     with pytest.raises(UserError, match="this backbone has 4 layers"):
         Lora(rank=2, alpha=4, num_layers=5, targets=["q_proj"]).first_layer(model)
+    lora = Lora(rank=2, alpha=4, num_layers=1, targets=None)
+    lora.attach(model)
+    with pytest.raises(RuntimeError, match="carries an adapter already"):
+        lora.attach(model)

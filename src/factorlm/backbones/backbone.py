@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock
 
@@ -19,6 +20,8 @@ from factorlm.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Dtype = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -27,32 +30,48 @@ class Backbone:
     Args:
         name: for messages and reports.
         mirrors: where the files are; see `factorlm.assets`.
+        dtype: of weights and layers, ``float32`` or ``bfloat16``; vectors, adapters, scores and losses are float32.
+        attn_implementation: of transformers: ``sdpa``, ``eager`` or one that its documentation names.
         pooling: ``last`` token, ``mean`` over tokens or the first (``cls``) token.
         max_seq_len: tokens after which a text is cut.
     """
 
     name: str
     mirrors: Sequence[Mirror]
+    dtype: Dtype
+    attn_implementation: str
     pooling: Pooling
     max_seq_len: int
 
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"backbone.dtype={self.dtype}: it must be float32 or bfloat16")
+
     def identity(self) -> str:
-        """Hash of what determines the vectors: weights, tokenizer, pooling and length."""
-        content = [[mirror.identity for mirror in self.mirrors], self.pooling, self.max_seq_len]
+        """Hash of what determines the vectors: weights, tokenizer, arithmetic, pooling and length."""
+        arithmetic = [self.dtype, self.attn_implementation]
+        content = [[mirror.identity for mirror in self.mirrors], *arithmetic, self.pooling, self.max_seq_len]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def load(self, cache_dir: Path) -> TextEncoder:
-        """Fetch the model and load it in float32 on the CPU.
+        """Fetch the model and load it on the CPU; of a sequence-to-sequence model the encoder.
 
         Raises:
-            UserError: no mirror delivered it.
+            UserError: no mirror delivered it, or it has no such attention implementation.
         """
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
         folder = self.fetch(cache_dir)
-        model = AutoModel.from_pretrained(folder, dtype="float32", local_files_only=True, trust_remote_code=False)
+        chosen = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
+        try:
+            model = AutoModel.from_pretrained(folder, **chosen, local_files_only=True, trust_remote_code=False)
+        except (ImportError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"backbone.attn_implementation={self.attn_implementation}: {reason}") from error
+        if model.config.is_encoder_decoder:
+            model = model.get_encoder()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return TextEncoder(model, tokenizer, self.pooling, self.max_seq_len)
 
@@ -60,8 +79,10 @@ class Backbone:
         """Fetch the model and load it with its language-model head, in float32 on the CPU.
 
         Raises:
-            UserError: no mirror delivered it, or it has no such head.
+            UserError: no mirror delivered it, it has no such head, or dtype is bfloat16.
         """
+        if self.dtype != "float32":
+            raise UserError(f"prompt: backbone.dtype={self.dtype}: a prompt scorer is float32; set float32")
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
@@ -71,7 +92,11 @@ class Backbone:
         if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or []):
             raise UserError(f"prompt: backbone {self.name} has no language-model head: set backbone=smollm2_135m")
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="float32", local_files_only=True, trust_remote_code=False
+            folder,
+            dtype=self.dtype,
+            attn_implementation=self.attn_implementation,
+            local_files_only=True,
+            trust_remote_code=False,
         )
         return model, AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
@@ -89,6 +114,28 @@ class Backbone:
                 if not converted.exists():
                     _convert_gguf(quantized[0], converted)
         return converted
+
+
+def hub_backbone(
+    repo: str, revision: str, dtype: Dtype, attn_implementation: str, pooling: Pooling, max_seq_len: int
+) -> Backbone:
+    """A model of the Hugging Face hub; its commit fixes the content of all files, so no checksums are listed.
+
+    Args:
+        repo: ``owner/name``.
+        revision: full commit hash.
+        dtype: of weights and layers, as for `Backbone`.
+        attn_implementation: of transformers.
+        pooling: ``last`` token, ``mean`` over tokens or the first (``cls``) token.
+        max_seq_len: tokens after which a text is cut.
+
+    Raises:
+        UserError: the revision is no commit hash.
+    """
+    if not re.fullmatch("[0-9a-f]{40}", revision):
+        raise UserError(f"backbone.revision={revision}: a branch moves; give the full commit hash of 40 digits")
+    mirrors = [Mirror(f"hf://{repo}@{revision}")]
+    return Backbone(repo, mirrors, dtype, attn_implementation, pooling, max_seq_len)
 
 
 def _convert_gguf(source: Path, target: Path) -> None:

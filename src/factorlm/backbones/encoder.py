@@ -23,7 +23,7 @@ class TextEncoder(nn.Module):
     Always in evaluation mode: dropout of the backbone would make its vectors a function of the seed.
 
     Args:
-        model: any causal or encoder model; its parameters are frozen.
+        model: any causal or encoder model, or the encoder of a sequence-to-sequence model; its parameters are frozen.
         tokenizer: of the model.
         pooling: ``last`` token, ``mean`` over tokens or the first (``cls``) token.
         max_seq_len: tokens after which a text is cut.
@@ -49,10 +49,11 @@ class TextEncoder(nn.Module):
     @property
     def num_layers(self) -> int:
         """Transformer layers."""
-        return len(self._layers)
+        return len(self.layers)
 
     @property
-    def _layers(self) -> nn.ModuleList:
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers, from the bottom up."""
         count = self.model.config.num_hidden_layers
         for module in self.model.modules():
             if isinstance(module, nn.ModuleList) and len(module) == count:
@@ -97,7 +98,7 @@ class TextEncoder(nn.Module):
         if hidden is None:
             states: Tensor = self.model(**inputs).last_hidden_state
         else:
-            with self._resumed(hidden, layer):
+            with self._resumed(hidden.to(self.model.device, self.model.dtype), layer):
                 states = self.model(**inputs).last_hidden_state
         return states.float()
 
@@ -117,7 +118,7 @@ class TextEncoder(nn.Module):
             caught.append(args[0])
             raise _EnoughError
 
-        handle = self._layers[layer].register_forward_pre_hook(catch)
+        handle = self.layers[layer].register_forward_pre_hook(catch)
         try:
             self.model(**inputs)
         except _EnoughError:
@@ -145,17 +146,25 @@ class TextEncoder(nn.Module):
 
     @contextmanager
     def _resumed(self, hidden: Tensor, layer: int) -> Iterator[None]:
-        """Run the model with ``hidden`` [n, t, H] as the input of ``layer`` and nothing computed below it."""
-        layers = self._layers
-        below = [layers[index] for index in range(layer)]
-        handle = layers[layer].register_forward_pre_hook(lambda module, args: (hidden, *args[1:]))
+        """Run the model with ``hidden`` [n, t, H] as the input of ``layer`` and nothing computed below it.
+
+        But the first layer, where it makes something for all others: T5's turns positions into a bias of attention.
+        """
+        layers = self.layers
+        first = int(any(isinstance(module, nn.Embedding) for module in layers[0].modules()))
+        below = [layers[index] for index in range(first, layer)]
+        made: list[Any] = []
+        handles = [layers[layer].register_forward_pre_hook(lambda module, args: (hidden, *args[1:]))]
+        if first:
+            handles.append(layers[0].register_forward_hook(lambda module, args, output: made.append(output)))
         try:
-            for index in range(layer):
-                layers[index] = _Skip(below[index])
+            for index, module in enumerate(below, first):
+                layers[index] = _Skip(module, made)
             yield
         finally:
-            handle.remove()
-            for index, module in enumerate(below):
+            for handle in handles:
+                handle.remove()
+            for index, module in enumerate(below, first):
                 layers[index] = module
 
     def _pad(self, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -175,17 +184,21 @@ class TextEncoder(nn.Module):
 
 
 class _Skip(nn.Module):
-    """Stands in for a layer whose output will not be used, but whose attributes may be asked for."""
+    """Stands in for a layer whose output will not be used, but whose attributes may be asked for.
 
-    def __init__(self, layer: nn.Module) -> None:
+    It hands on what a layer that did run has ``made``, or else its input.
+    """
+
+    def __init__(self, layer: nn.Module, made: list[Any]) -> None:
         super().__init__()
         self._layer = [layer]  # in a list, so that its parameters do not count as ours
+        self._made = made
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_layer"][0], name)
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return hidden_states
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self._made[0] if self._made else hidden_states
 
 
 class _EnoughError(Exception):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from factorlm.backbones.adapter import Lora
+    from factorlm.backbones.adapter import Adapter
     from factorlm.data.prompts import PromptTemplate
 
 Tokens = tuple[int, ...]
@@ -145,7 +145,7 @@ class PromptScorer(nn.Module):
         self._open = states
         self._require_plain(model, yes, no)
 
-    def adapt(self, adapter: Lora) -> None:
+    def adapt(self, adapter: Adapter) -> None:
         """Attach an adapter; what enters its first layer is kept.
 
         Raises:

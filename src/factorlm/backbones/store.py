@@ -128,7 +128,7 @@ def _fill(
         for number, batch in enumerate(length_batches(tokens)):
             if number >= done:
                 for index, value in zip(batch, compute(batch), strict=True):
-                    rows[offsets[index] : offsets[index + 1]] = value.numpy()
+                    rows[offsets[index] : offsets[index + 1]] = value.float().numpy()
                 rows.flush()
                 write_atomically(marker, str(number + 1).encode())
             progress.advance(task, len(batch))

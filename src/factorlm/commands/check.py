@@ -20,7 +20,8 @@ FILLED = {
     "split=fixed": ["split.valid=valid.csv", "split.test=test.csv"],
     "candidates=listed": ["candidates.path=candidates.csv"],
     "backbone=folder": ["backbone.mirrors.0.url=file:///model"],
-    "adapter=lora": ["backbone=tiny"],
+    "backbone=hub": ["backbone.repo=owner/name", f"backbone.revision={'0' * 40}"],
+    **{f"adapter={name}": ["backbone=tiny"] for name in ("lora", "rslora", "dora", "ia3")},
 }
 
 

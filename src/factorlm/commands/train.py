@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -19,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
+from factorlm.assets import write_atomically
+from factorlm.backbones.adapter import adapter_names
 from factorlm.baselines.base import Baseline
 from factorlm.config.build import cache_dir, make, make_data
 from factorlm.config.check import check_config
@@ -89,8 +92,8 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
     check_config(config)
     torch.set_num_threads(config.threads)
     key, folder = run_key(config), run_folder(config)
-    if config.init_from and (read_record(Path(config.init_from)) or {}).get("status") != "done":
-        raise UserError(f"init_from={config.init_from} is not the folder of a finished run: train that run first")
+    if config.init_from:
+        _check_start(config)
     with claim(folder, wait):
         found = read_record(folder)
         if found is not None and found["status"] == "done":
@@ -128,6 +131,17 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
     return folder
+
+
+def _check_start(config: DictConfig) -> None:
+    """Refuse a run to start from that is not finished, or whose adapter this run lacks or has otherwise."""
+    start = Path(config.init_from)
+    if (read_record(start) or {}).get("status") != "done":
+        raise UserError(f"init_from={start} is not the folder of a finished run: train that run first")
+    adapter = OmegaConf.select(OmegaConf.load(start / "config.yaml"), "adapter")
+    if adapter is not None and adapter != config.adapter:
+        kind = adapter["_target_"].rpartition(".")[2]
+        raise UserError(f"init_from={start} has a trained {kind}: this run needs the adapter of its config.yaml")
 
 
 def _finish(record: Record, tracker: Any, status: str, exit_code: int) -> None:
@@ -168,7 +182,7 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
         record.update(prompt=model.scorer.writer.version)
     if not isinstance(model, Baseline) and trainable:
         if config.init_from:
-            load_checkpoint(model, Path(config.init_from) / "checkpoint", new=".lora_")
+            load_checkpoint(model, Path(config.init_from) / "checkpoint", new=_adapter_names(config, model))
         trained = _fit(config, folder, model, prepared, evaluator, rows, tracker, progress)
     else:
         save_checkpoint(model, folder / "checkpoint")
@@ -218,7 +232,7 @@ def _fit(
 ) -> dict[str, Any]:
     """Train, keep the best weights, and return what the record says of it."""
     from factorlm.training.fit import fit
-    from factorlm.training.module import PointwiseModule, RankingModule, TaskBatches, TrainBatches
+    from factorlm.training.module import DivergedError, PointwiseModule, RankingModule, TaskBatches, TrainBatches
 
     split, task = prepared.split, evaluator.task("valid")
     items, labels = (torch.from_numpy(part["train"][rows]) for part in (split.items, split.labels))
@@ -235,26 +249,41 @@ def _fit(
     if len(rows) < len(contexts):
         contexts = contexts[torch.from_numpy(rows)]
     by_user = model.shares_histories
+    batches = TrainBatches(contexts, columns, config.batch_size, config.seed, by_user=by_user)
     before = _frozen_digest(model)
-    result = fit(
-        module,
-        TrainBatches(contexts, columns, config.batch_size, config.seed, by_user=by_user),
-        TaskBatches(task, config.eval_batch_size),
-        make(config.trainer),
-        monitor=f"valid/{config.selection}{evaluator.suffix}",
-        patience=config.patience,
-        folder=folder / "checkpoint",
-        logger=tracker,
-        progress=progress,
-    )
+    adapter = {name: model.get_parameter(name).detach().clone() for name in _adapter_names(config, model)}
+    try:
+        result = fit(
+            module,
+            batches,
+            TaskBatches(task, config.eval_batch_size),
+            make(config.trainer),
+            monitor=f"valid/{config.selection}{evaluator.suffix}",
+            patience=config.patience,
+            folder=folder / "checkpoint",
+            logger=tracker,
+            progress=progress,
+        )
+    except DivergedError as error:
+        interactions = split.rows["train"][rows[batches.rows(error.batch).numpy()]].tolist()
+        path = folder / "diverged.json"
+        write_atomically(path, json.dumps({"interactions": interactions}).encode())
+        raise UserError(f"{error}; the interactions of the batch are listed in {path}") from error
     if _frozen_digest(model) != before:
         raise RuntimeError("training changed weights that are frozen")
+    if adapter and all(torch.equal(model.get_parameter(name).cpu(), value.cpu()) for name, value in adapter.items()):
+        raise UserError("training left the adapter as it was: raise optimizer.lr, or train for more steps")
     return {
         "best_epoch": result.best_epoch,
         "steps": result.steps,
         "training_rows_seen": min(result.steps * config.batch_size, len(result.history) * len(items)),
         "history": result.history,
     }
+
+
+def _adapter_names(config: DictConfig, model: nn.Module) -> list[str]:
+    """Names of the adapter's weights; without one peft, which takes a second, is not even imported."""
+    return [] if config.adapter is None else adapter_names(model)
 
 
 def _frozen_digest(model: nn.Module) -> str:

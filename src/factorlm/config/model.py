@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from factorlm.backbones.adapter import Lora
+from factorlm.backbones.adapter import Adapter
 from factorlm.backbones.prompt_states import PromptStates
 from factorlm.backbones.prompting import CausalSource, PromptScorer
 from factorlm.backbones.store import EncoderSource, embeddings, hidden_states
@@ -215,7 +215,7 @@ class _Builder:
             table.weight[rows[rows > 0], :size] = factors
 
     def _adapted(self, backbone: EncoderSource, texts: list[str], cache: Path) -> AdaptedVectors:
-        adapter: Lora = make(self.config.adapter)
+        adapter: Adapter = make(self.config.adapter)
         encoder = backbone.load(cache)
         layer = adapter.first_layer(encoder)
         encoder.require_resumable(layer)

@@ -73,7 +73,8 @@ class TextTerms(nn.Module):
     def forward(self, index: Tensor) -> FieldTerms:
         unique, inverse = self.index[index].unique(return_inverse=True)
         vectors = (self.vectors(unique) - self.mean) / (self.deviation * len(self.mean))
-        return self.weight(vectors).squeeze(-1)[inverse], self.factor(vectors)[inverse]
+        with torch.autocast(vectors.device.type, enabled=False):  # a factor is float32 in mixed precision, too
+            return self.weight(vectors).squeeze(-1)[inverse], self.factor(vectors)[inverse]
 
 
 class FrozenVectors(nn.Module):
@@ -99,7 +100,7 @@ class AdaptedVectors(nn.Module):
         states: [sum of lengths, H] hidden states that enter the first adapted layer.
         offsets: [T + 1] of each text in ``states``.
         layer: index of the first adapted layer.
-        batch_texts: texts per forward pass when no gradient is needed.
+        batch_texts: texts per forward pass.
     """
 
     states: Tensor
@@ -111,26 +112,22 @@ class AdaptedVectors(nn.Module):
         states: Tensor,
         offsets: Tensor,
         layer: int,
-        batch_texts: int = 64,
+        batch_texts: int = 32,
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self._tokens, self._offsets, self._layer, self._batch_texts = tokens, offsets, layer, batch_texts
+        self.layer, self._tokens, self._offsets, self._batch_texts = layer, tokens, offsets, batch_texts
         self.register_buffer("states", states, persistent=False)
 
     def forward(self, texts: Tensor) -> Tensor:
-        """Vectors [n, H] of n text rows, computed in batches of similar length unless a gradient is needed."""
-        if torch.is_grad_enabled():
-            return self._encode(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(self._tokens[int(texts[i])]))
-        rows = torch.empty(len(texts), self.encoder.hidden_size, device=texts.device)
-        for start in range(0, len(order), self._batch_texts):
-            batch = torch.tensor(order[start : start + self._batch_texts], device=texts.device)
-            rows[batch] = self._encode(texts[batch])
-        return rows
+        """Vectors [n, H] of n text rows, computed in batches of similar length."""
+        order = torch.tensor(sorted(range(len(texts)), key=lambda i: len(self._tokens[int(texts[i])])))
+        batches = [order[start : start + self._batch_texts] for start in range(0, len(texts), self._batch_texts)]
+        rows = torch.cat([self.states[:0], *(self._encode(texts[batch]) for batch in batches)])
+        return rows[order.argsort()]
 
     def _encode(self, texts: Tensor) -> Tensor:
         chosen = texts.tolist()
         hidden = [self.states[self._offsets[i] : self._offsets[i + 1]] for i in chosen]
-        vectors: Tensor = self.encoder([self._tokens[i] for i in chosen], hidden, self._layer)
+        vectors: Tensor = self.encoder([self._tokens[i] for i in chosen], hidden, self.layer)
         return vectors

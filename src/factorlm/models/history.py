@@ -46,5 +46,5 @@ def encode_histories(encoder: CausalEncoder, contexts: Contexts, vectors: ItemVe
         group = order[first : first + GROUP]
         rows = ((rank >= first) & (rank < first + GROUP)).nonzero().squeeze(1)
         states = encoder(sequences[group, : int(lengths[group[-1]])])
-        factor = factor.index_copy(0, known[rows], states[rank[rows] - first, step[rows]])
+        factor = factor.index_copy(0, known[rows], states[rank[rows] - first, step[rows]].to(factor))
     return factor

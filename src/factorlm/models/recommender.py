@@ -155,7 +155,8 @@ class Recommender(nn.Module):
     def penalized(self, contexts: Contexts, items: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [B] of pairs, and the penalty on their factors."""
         user, item = self.sides(contexts, items)
-        return self.pair_scores(user, item), self.penalty(user, item)
+        with torch.autocast(items.device.type, enabled=False):  # scores are float32 in mixed precision, too
+            return self.pair_scores(user, item), self.penalty(user, item)
 
     def catalogue(self, contexts: Contexts, items: Tensor) -> Catalogue:
         """Encode contexts [V] and item indices [N] once, to score any of their pairs."""

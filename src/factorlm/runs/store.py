@@ -14,7 +14,7 @@ from factorlm.errors import UserError
 from factorlm.runs.record import FILE, read_record
 
 LOCK = ".lock"
-OURS = ("config.yaml", FILE, "per_user.parquet", "topk.parquet", "rows.parquet", "checkpoint", "wandb")
+OURS = ("config.yaml", FILE, "per_user.parquet", "topk.parquet", "rows.parquet", "checkpoint", "diverged.json", "wandb")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -30,13 +31,13 @@ def save_checkpoint(model: nn.Module, folder: Path) -> None:
     partial.replace(folder / FILE)
 
 
-def load_checkpoint(model: nn.Module, folder: Path, *, new: str = "") -> None:
+def load_checkpoint(model: nn.Module, folder: Path, *, new: Collection[str] = ()) -> None:
     """Load a learned state in place.
 
     Args:
         model: built like the one that was saved.
         folder: the checkpoint folder.
-        new: part of the names that the checkpoint may lack, as ``lora_`` when a fresh adapter joins a trained model.
+        new: names that the checkpoint may lack all of, as those of a fresh adapter that joins a trained model.
 
     Raises:
         UserError: there is no checkpoint, or it is of another architecture.
@@ -45,7 +46,8 @@ def load_checkpoint(model: nn.Module, folder: Path, *, new: str = "") -> None:
     if not path.exists():
         raise UserError(f"no checkpoint at {folder}: train the run first")
     saved, wanted = load_file(path), learned_state(model)
-    missing = [name for name in wanted if name not in saved and not (new and new in name)]
+    fresh = set() if saved.keys() & set(new) else set(new)
+    missing = [name for name in wanted if name not in saved and name not in fresh]
     other = [name for name in saved if name not in wanted or saved[name].shape != wanted[name].shape]
     if missing or other:
         raise UserError(f"{path} is of another model: it lacks {missing[:3]}, and {other[:3]} do not fit")

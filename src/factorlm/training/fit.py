@@ -87,7 +87,7 @@ def fit(
         progress: whether to show a progress bar.
 
     Raises:
-        UserError: the loss diverged.
+        DivergedError: the loss is not finite.
         KeyboardInterrupt: the user or the machine asked to stop.
     """
     keep = KeepBest(folder, monitor)

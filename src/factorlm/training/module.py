@@ -26,6 +26,14 @@ from factorlm.training.optimizers import RowAdagrad, RowAdam
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
+class DivergedError(UserError):
+    """The loss is not finite; ``batch`` is the place of its batch in the epoch."""
+
+    def __init__(self, message: str, batch: int) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
 class _Module(pl.LightningModule):
     """What both tasks share: the loss must stay finite, and one optimizer moves everything trainable."""
 
@@ -63,10 +71,14 @@ class _Module(pl.LightningModule):
         """Of the rows trained in this epoch so far."""
         return self._loss / max(1, self._rows)
 
-    def _counted(self, loss: Tensor, rows: int) -> Tensor:
+    def _in_float32(self) -> torch.autocast:
+        """Scores and losses are float32, whatever trainer.precision the fields are computed in."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def _counted(self, loss: Tensor, rows: int, batch: int) -> Tensor:
         value = loss.item()
         if not math.isfinite(value):
-            raise UserError(f"the loss is {value} at step {self.global_step}: lower optimizer.lr")
+            raise DivergedError(f"the loss is {value} at step {self.global_step}: lower optimizer.lr", batch)
         self._loss, self._rows = self._loss + value * rows, self._rows + rows
         return loss
 
@@ -119,21 +131,23 @@ class RankingModule(_Module):
         if isinstance(self._objective, FullSoftmax):
             user, pool = self.model.sides(contexts, self.train_items)
             place = torch.searchsorted(self.train_items, items)
-            loss, item = self._objective(*self.model.matrices(user, pool), place), pool.take(place)
+            with self._in_float32():
+                loss, item = self._objective(*self.model.matrices(user, pool), place), pool.take(place)
         else:
             drawn, log_rate = self._drawn(items, self._objective)
             user, both = self.model.sides(contexts, torch.cat([items, drawn]))
             rows = torch.arange(len(items) + len(drawn), device=self.device).split([len(items), len(drawn)])
             item = both.take(rows[0])
-            if self.model.factorized:
-                users, columns = self.model.matrices(user, both)
-                positive, candidates = (users * columns[rows[0]]).sum(1), users @ columns[rows[1]].T
-            else:
-                positive = self.model.pair_scores(user, item)
-                candidates = self.model.cross_scores(user, both.take(rows[1]))
-            candidates = candidates.masked_fill(drawn == items.unsqueeze(1), -torch.inf)
-            loss = self._objective(positive, candidates, log_rate)
-        return self._counted(loss + self.model.penalty(user, item), len(items))
+            with self._in_float32():
+                if self.model.factorized:
+                    users, columns = self.model.matrices(user, both)
+                    positive, candidates = (users * columns[rows[0]]).sum(1), users @ columns[rows[1]].T
+                else:
+                    positive = self.model.pair_scores(user, item)
+                    candidates = self.model.cross_scores(user, both.take(rows[1]))
+                candidates = candidates.masked_fill(drawn == items.unsqueeze(1), -torch.inf)
+                loss = self._objective(positive, candidates, log_rate)
+        return self._counted(loss + self.model.penalty(user, item), len(items), batch_idx)
 
     def _drawn(self, items: Tensor, objective: SampledObjective) -> tuple[Tensor, Tensor]:
         """Negatives [C] of a step and the log of how often each was expected to be drawn [C]."""
@@ -155,7 +169,8 @@ class RankingModule(_Module):
     def validation_step(self, batch: QueryBatch, batch_idx: int) -> None:
         """Rank the candidates of a batch of questions."""
         assert self._catalogue is not None
-        scores = batch_scores(self._catalogue, batch)
+        with self._in_float32():
+            scores = batch_scores(self._catalogue, batch)
         self.valid_metrics.update(batch.queries, batch.users, scores, batch.rows, batch.columns, batch.grades)
 
     def on_validation_epoch_end(self) -> None:
@@ -191,7 +206,9 @@ class PointwiseModule(_Module):
         """Loss of a batch of rows: contexts, items and labels [B]."""
         contexts, items, labels = batch
         scores, penalty = self.model.penalized(contexts, items)
-        return self._counted(self._objective(scores, labels) + penalty, len(items))
+        with self._in_float32():
+            loss = self._objective(scores.float(), labels) + penalty
+        return self._counted(loss, len(items), batch_idx)
 
     def on_validation_epoch_start(self) -> None:
         """Encode users and items once."""
@@ -201,7 +218,8 @@ class PointwiseModule(_Module):
     def validation_step(self, batch: RowBatch, batch_idx: int) -> None:
         """Score a batch of rows."""
         assert self._catalogue is not None
-        scores = self._catalogue.pairs(batch.places, batch.items)
+        with self._in_float32():
+            scores = self._catalogue.pairs(batch.places, batch.items)
         users = self._valid_task.contexts.users[batch.places.cpu()]
         self.valid_metrics.update(batch.rows, users, batch.labels, scores)
 
@@ -226,16 +244,21 @@ class TrainBatches:
     ) -> None:
         self._contexts, self._columns, self._size, self._seed = contexts, columns, size, seed
         self._epoch = 0
+        self._begun: Sequence[Tensor] = ()
         self._users = contexts.users.unique(return_inverse=True)[1] if by_user else None
 
     def __len__(self) -> int:
         return -(-len(self._contexts) // self._size) if self._users is None else len(self._batches(self._epoch))
 
     def __iter__(self) -> Iterator[tuple[Contexts | Tensor, ...]]:
-        batches = self._batches(self._epoch)
+        self._begun = self._batches(self._epoch)
         self._epoch += 1
-        for rows in batches:
+        for rows in self._begun:
             yield self._contexts[rows], *(column.index_select(0, rows) for column in self._columns)
+
+    def rows(self, batch: int) -> Tensor:
+        """Training rows in a batch of the epoch that was begun last."""
+        return self._begun[batch]
 
     def _batches(self, epoch: int) -> Sequence[Tensor]:
         """The rows of each batch."""

@@ -1,0 +1,174 @@
+"""Every adapter on the architecture of every backbone, shrunk, with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig, PretrainedConfig, Qwen3Config, T5Config
+
+from factorlm.backbones.adapter import Adapter, adapter_names, merge
+from factorlm.backbones.backbone import Backbone
+from factorlm.backbones.encoder import TextEncoder
+from factorlm.backbones.tiny import TinyBackbone
+from factorlm.config.build import make
+from factorlm.config.compose import compose_config, conf_dir
+from factorlm.errors import UserError
+from factorlm.training.checkpoint import load_checkpoint, save_checkpoint
+
+SIZE = {"vocab_size": 257, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+TOKENS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+LLAMA, QWEN3, BERT, T5, GPT2 = (
+    LlamaConfig(**SIZE, **TOKENS, num_key_value_heads=2),
+    Qwen3Config(**SIZE, **TOKENS, num_key_value_heads=2, head_dim=16),
+    BertConfig(**SIZE),
+    T5Config(vocab_size=257, d_model=32, d_kv=8, d_ff=64, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu"),
+    GPT2Config(vocab_size=257, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0),
+)
+ARCHITECTURES: dict[str, PretrainedConfig] = {
+    "minilm": BERT, "bge_small": BERT, "e5_small": BERT,
+    "smollm2_135m": LLAMA, "smollm2_360m": LLAMA, "smollm2_1_7b": LLAMA, "llama_3_2_1b": LLAMA,
+    "qwen3_0_6b": QWEN3, "qwen3_1_7b": QWEN3, "qwen3_4b": QWEN3,
+    "flan_t5_small": T5, "hub": GPT2,
+}  # fmt: skip
+ADAPTERS = sorted(path.stem for path in (conf_dir() / "adapter").glob("*.yaml") if path.stem != "none")
+TEXTS = ["Toy Story (1995)", "Up", "", "A very long title " * 3, "Heat (1995)"]
+LAYER = 1  # the first adapted
+tiny = TinyBackbone(name="tiny", num_layers=3, hidden_size=32, seed=0, pooling="mean", max_seq_len=64).load(Path())
+
+
+def test_every_backbone_has_its_architecture_here() -> None:
+    assert {path.stem for path in (conf_dir() / "backbone").glob("*.yaml")} == {
+        *ARCHITECTURES,
+        "folder",
+        "none",
+        "tiny",
+    }
+
+
+def adapter(name: str) -> Adapter:
+    made: Adapter = make(compose_config("train", ["backbone=tiny", f"adapter={name}", "adapter.num_layers=2"]).adapter)
+    return made
+
+
+def saved(tmp_path: Path, name: str) -> Backbone:
+    """The backbone of a config, but for its files: a folder of random weights of the same architecture."""
+    torch.manual_seed(0)
+    AutoModel.from_config(ARCHITECTURES[name]).save_pretrained(tmp_path / "model")
+    tiny._tokenizer.save_pretrained(tmp_path / "model")
+    fixed = ["backbone.repo=owner/name", f"backbone.revision={'0' * 40}"] if name == "hub" else []
+    config = compose_config("train", [f"backbone={name}", *fixed]).backbone
+    folder = compose_config(
+        "train", ["backbone=folder", f"backbone.mirrors.0.url=file://{tmp_path / 'model'}"]
+    ).backbone
+    folder.update({key: config[key] for key in ("dtype", "attn_implementation", "pooling", "max_seq_len")})
+    made: Backbone = make(folder)
+    return made
+
+
+def trained(encoder: TextEncoder, seed: int = 1) -> None:
+    """Move the adapter's weights from where they start."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name in adapter_names(encoder):
+            value = encoder.get_parameter(name)
+            value += 0.1 * torch.randn(value.shape, generator=generator)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_adapters_on_every_backbone(tmp_path: Path, name: str) -> None:
+    backbone = saved(tmp_path, name)
+    for kind in ADAPTERS:
+        encoder = backbone.load(tmp_path)
+        tokens = encoder.tokenize(TEXTS)
+        full = encoder(tokens)
+        assert full.shape == (len(TEXTS), 32)
+        for layer in range(encoder.num_layers):
+            assert torch.equal(encoder(tokens, encoder.hidden_states(tokens, layer), layer), full)
+        states = encoder.hidden_states(tokens, LAYER)
+        adapter(kind).attach(encoder)
+        assert torch.allclose(encoder(tokens, states, LAYER), full, atol=1e-6), kind  # untrained, it changes nothing
+        names = [name for name, value in encoder.named_parameters() if value.requires_grad]
+        assert sorted(adapter_names(encoder)) == sorted(names)
+        encoder(tokens, states, LAYER).square().sum().backward()
+        assert all(encoder.get_parameter(name).grad is not None for name in names), kind
+        trained(encoder)
+        adapted = encoder(tokens, states, LAYER)
+        assert torch.equal(encoder(tokens), adapted)
+        assert not torch.allclose(adapted, full, atol=1e-3), kind
+        merge(encoder)
+        assert adapter_names(encoder) == []
+        assert torch.allclose(encoder(tokens), adapted, atol=1e-5), kind
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("name", ["llama_3_2_1b", "minilm", "flan_t5_small", "hub"])
+def test_bfloat16_backbones_have_float32_adapters_and_vectors(tmp_path: Path, name: str, kind: str) -> None:
+    exact = saved(tmp_path, name)
+    backbone = Backbone(exact.name, exact.mirrors, "bfloat16", "eager", exact.pooling, exact.max_seq_len)
+    assert backbone.identity() != exact.identity()
+    encoder = backbone.load(tmp_path)
+    tokens = encoder.tokenize(TEXTS)
+    full = encoder(tokens)
+    assert full.dtype == torch.float32
+    assert torch.allclose(full, exact.load(tmp_path)(tokens), atol=0.1)
+    stored = [states.float() for states in encoder.hidden_states(tokens, LAYER)]
+    assert torch.equal(encoder(tokens, stored, LAYER), full)
+    adapter(kind).attach(encoder)
+    trained(encoder)
+    encoder(tokens, stored, LAYER).square().sum().backward()
+    parts = [encoder.get_parameter(name) for name in adapter_names(encoder)]
+    assert {part.dtype for part in parts} == {torch.float32}
+    assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in parts)
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_an_adapter_is_saved_alone_and_loaded_to_the_bit(tmp_path: Path, kind: str) -> None:
+    encoders = [TinyBackbone("tiny", 3, 32, 0, "mean", 64).load(tmp_path) for _ in range(2)]
+    tokens = encoders[0].tokenize(TEXTS)
+    for encoder in encoders:
+        adapter(kind).attach(encoder)
+    trained(encoders[0])
+    save_checkpoint(nn.ModuleDict({"vectors": nn.ModuleDict({"encoder": encoders[0]})}), tmp_path)
+    model = nn.ModuleDict({"vectors": nn.ModuleDict({"encoder": encoders[1]})})
+    assert not torch.equal(encoders[0](tokens), encoders[1](tokens))
+    load_checkpoint(model, tmp_path, new=adapter_names(model))
+    assert torch.equal(encoders[0](tokens), encoders[1](tokens))
+
+
+def test_a_checkpoint_with_half_an_adapter_is_refused(tmp_path: Path) -> None:
+    small, large = (TinyBackbone("tiny", 3, 32, 0, "mean", 64).load(tmp_path) for _ in range(2))
+    adapter("lora").attach(small)
+    adapter("dora").attach(large)
+    save_checkpoint(small, tmp_path)
+    with pytest.raises(UserError, match="of another model: it lacks .*magnitude"):
+        load_checkpoint(large, tmp_path, new=adapter_names(large))
+
+
+@pytest.mark.parametrize("name", ["llama_3_2_1b", "bge_small", "hub"])
+def test_a_merged_model_is_a_backbone_of_its_own(tmp_path: Path, name: str) -> None:
+    backbone = saved(tmp_path, name)
+    encoder = backbone.load(tmp_path)
+    adapter("lora").attach(encoder)
+    trained(encoder)
+    merge(encoder)
+    tokens = encoder.tokenize(TEXTS)
+    encoder.model.save_pretrained(tmp_path / "model")
+    assert torch.equal(backbone.load(tmp_path)(tokens), encoder(tokens))
+
+
+def test_targets_by_path_and_refusals(tmp_path: Path) -> None:
+    encoder = saved(tmp_path, "hub").load(tmp_path)
+    config = compose_config("train", ["backbone=tiny", "adapter=lora", "adapter.num_layers=1"]).adapter
+    config.targets = ["mlp.c_proj"]
+    make(config).attach(encoder)
+    assert {name.rpartition(".lora_")[0] for name in adapter_names(encoder)} == {"model.h.2.mlp.c_proj"}
+    with pytest.raises(UserError, match=r"backbone.revision=main: a branch moves"):
+        make(compose_config("train", ["backbone=hub", "backbone.repo=a/b", "backbone.revision=main"]).backbone)
+    with pytest.raises(UserError, match=r"backbone.dtype=float16: it must be float32 or bfloat16"):
+        make(compose_config("train", ["backbone=minilm", "backbone.dtype=float16"]).backbone)
+    made = saved(tmp_path, "minilm")
+    with pytest.raises(UserError, match=r"backbone.attn_implementation=fast: "):
+        Backbone(made.name, made.mirrors, "float32", "fast", "mean", 64).load(tmp_path)
