@@ -8,11 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
+from omegaconf import DictConfig
 
+from factorlm.commands.train import train
+
+Compose = Callable[..., DictConfig]
 FAST = ["dataset=synthetic", "trainer.max_epochs=2", "batch_size=256", "tracking=none"]
 
 
@@ -49,18 +54,18 @@ def test_train_evaluate_runs_and_compare(tmp_path: Path) -> None:
     assert compared["arms"]["text"]["effect"]["difference"] == pytest.approx(pl.concat(difference).mean())
 
 
-def test_compare_refuses_other_seeds(tmp_path: Path) -> None:
+def test_compare_refuses_other_seeds(small: Compose, tmp_path: Path) -> None:
     runs = [
-        factorlm("train", *FAST, f"arm=a{seed}", f"seed={seed}", cwd=tmp_path).stdout.splitlines()[-1]
+        str(train(small("baseline=bias", f"arm=a{seed}", f"seed={seed}", f"run.dir={tmp_path}/{seed}"), progress=False))
         for seed in (1, 2)
     ]
     result = factorlm("compare", f"runs=[{','.join(runs)}]", "tracking=none", cwd=tmp_path, check=2)
     assert "each needs the same seeds, once; they have {'a1': [1], 'a2': [2]}" in result.stderr
 
 
-def test_compare_refuses_other_protocols_by_name(tmp_path: Path) -> None:
+def test_compare_refuses_other_protocols_by_name(small: Compose, tmp_path: Path) -> None:
     folders = [
-        factorlm("train", *FAST, f"split={split}", cwd=tmp_path).stdout.splitlines()[-1]
+        str(train(small("baseline=bias", f"split={split}", f"run.dir={tmp_path}/{split}"), progress=False))
         for split in ("user_time", "random")
     ]
     result = factorlm("compare", f"runs=[{','.join(folders)}]", "tracking=none", cwd=tmp_path, check=2)
@@ -72,7 +77,7 @@ MISTAKES = {
     ("train", "sed=1"): "sed: no such key; did you mean 'seed'?",
     ("trian",): "trian: no such command; did you mean 'train'?",
     ("train", "dataset=files", "dataset.interactions=none.csv"): "no such file: none.csv",
-    ("evaluate",): "run.dir is missing",
+    ("evaluate",): "name a finished run (run.dir=PATH), or a study",
     ("evaluate", "run.dir=nowhere"): "run.dir=nowhere holds no run",
     ("compare", "study=nothing"): "study=nothing: there is no",
     ("compare",): "name a study",

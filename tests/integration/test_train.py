@@ -275,7 +275,7 @@ def test_mixed_precision_keeps_scores_and_losses_in_float32(
     )
 
 
-@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "ia3"])
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
 def test_a_run_starts_from_an_adapter_without_wrapping_or_dropping_it(
     small: Compose, tmp_path: Path, kind: str
 ) -> None:
