@@ -53,6 +53,14 @@ def open_run(folder: Path, cache: str) -> OpenRun:
         UserError: the folder holds none, or its data have changed.
         AuditError: its record was edited.
     """
+    config, record, prepared = _read(folder, cache)
+    model = make_model(config, prepared)
+    load_checkpoint(model, folder / "checkpoint")
+    return OpenRun(config, record, prepared, model.eval())
+
+
+def _read(folder: Path, cache: str) -> tuple[DictConfig, dict[str, Any], Prepared]:
+    """Config, record and data of a finished run, without its model; see `open_run`."""
     record = read_record(folder)
     if record is None or record.get("status") != "done":
         state = "holds no run" if record is None else f"holds a run with status {status(folder, record)}"
@@ -71,9 +79,7 @@ def open_run(folder: Path, cache: str) -> OpenRun:
         if digest(record["protocol"]) != record["fingerprint"]:
             raise AuditError(f"{folder / FILE} was edited: its protocol does not hash to its fingerprint")
         raise UserError(f"the data of {folder} have changed since it was trained: train it again")
-    model = make_model(config, prepared)
-    load_checkpoint(model, folder / "checkpoint")
-    return OpenRun(config, record, prepared, model.eval())
+    return config, record, prepared
 
 
 def evaluate(folder: Path, part: str, cache: str) -> dict[str, Any]:
@@ -104,16 +110,15 @@ def evaluate_apart(folder: Path, cache: str, test: str) -> dict[str, Any]:
     Raises:
         UserError: the run's split lists no training rows, or the file is not like the split's own.
     """
-    run = open_run(folder, cache)
-    config = run.config.copy()
+    config, _, known = _read(folder, cache)
     if not str(config.split["_target_"]).endswith("rules.Fixed") or config.split.train is None:
         raise UserError(f"fixed.test is for split=fixed with a file split.train, and {folder} has another split")
     config.split.test, config.split.valid = test, None
     if "interactions" in config.dataset:
-        known = config.dataset.interactions
-        config.dataset.interactions = [*([known] if isinstance(known, str) else known), test]
+        files = config.dataset.interactions
+        config.dataset.interactions = [*([files] if isinstance(files, str) else files), test]
     prepared = load_prepared(prepare(*make_data(config), cache_dir(config))[0])
-    if _training(prepared) != _training(run.prepared):
+    if _training(prepared) != _training(known):
         raise UserError(f"fixed.test={test} changes the training rows of {folder}: it must list none of them")
     model = make_model(config, prepared)  # a baseline has fitted the same training rows again
     if not isinstance(model, Baseline):
