@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -10,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from factorlm.backbones.encoder import TextEncoder
 from factorlm.cli import main
-from factorlm.commands.evaluate import evaluate
+from factorlm.commands.evaluate import OpenRun, evaluate, open_run
 from factorlm.commands.train import train
 from factorlm.errors import UserError
+from factorlm.evaluation.pointwise import row_task
+from factorlm.models.recommender import Recommender
 from factorlm.runs.record import read_record
 
 Compose = Callable[..., DictConfig]
@@ -97,6 +101,68 @@ def test_the_audit_counts_prompts_that_show_the_future(
     assert re.search(r" 0 are asked of .* and [1-9]\d* show items", findings["prompts"]["found"])
 
 
+FIELD = [*PROMPT, "fields=prompted", "trainer.max_epochs=1"]
+
+
+def opened(small: Compose, folder: Path) -> OpenRun:
+    return open_run(folder, small().cache)
+
+
+def test_a_prompt_is_one_more_field_of_the_machine(small: Compose, tmp_path: Path) -> None:
+    """The score of rows is the sum over all pairs of fields, the prompt's among them."""
+    start, _ = run(small(*TASK, "prompt=none", f"run.dir={tmp_path}/start"))
+    folder, record = run(small(*FIELD, "shots=64", f"init_from={start}", f"run.dir={tmp_path}/field"))
+    assert record["training_rows"] == 64
+    assert len(record["prompt"]) == 12
+    run_ = opened(small, folder)
+    model, task = run_.model, row_task(run_.prepared, "test")
+    assert isinstance(model, Recommender)
+    assert model.prompt is not None
+    contexts, items = task.contexts[task.places], task.items[task.item_places]
+    user, item = model.sides(contexts, items)
+    linear, factors = user.fields.join(item)
+    own, factor = model.prompt(contexts, items)
+    factors = torch.cat([factors, factor.unsqueeze(1)], 1)
+    expected = model.head.bias + linear.sum(1) + own
+    for f, g in itertools.combinations(range(3), 2):
+        expected = expected + (factors[:, f] * factors[:, g]).sum(1)
+    torch.testing.assert_close(model.score(contexts, items), expected, atol=1e-5, rtol=1e-5)
+    catalogue = model.catalogue(task.contexts, task.items)
+    torch.testing.assert_close(catalogue.pairs(task.places, task.item_places), expected, atol=1e-5, rtol=1e-5)
+    assert factor.std() > 0
+    assert own.abs().max() > 0
+    rows = pl.read_parquet(folder / "rows.parquet")["score"].to_numpy()
+    np.testing.assert_allclose(rows, expected.detach().numpy(), atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapter_is_trained_through_the_field(small: Compose, tmp_path: Path) -> None:
+    folder, record = run(small(*FIELD, *LORA[len(PROMPT) :], "trainer.max_epochs=1", f"run.dir={tmp_path}/lora"))
+    saved = load_file(folder / "checkpoint/model.safetensors")
+    assert any(value.abs().sum() > 0 for name, value in saved.items() if "lora_B" in name)
+    again = evaluate(folder, "test", small().cache)
+    assert again == {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
+
+
+def test_the_bayesian_machine_weighs_prompts(
+    small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bayes = ["baseline=bayesian_fm", "baseline.iterations=30", "baseline.burn_in=5", "baseline.samples=20"]
+    folder, record = run(small(*FIELD, *bayes, "shots=64", f"run.dir={tmp_path}/bayes"))
+    assert record["training_rows"] == record["split"]["rows"]["train"]
+    saved = load_file(folder / "checkpoint/model.safetensors")
+    assert saved["row_samples"].shape == (9, 20)
+    assert saved["row_samples"].abs().min() > 0
+    assert not [name for name in saved if "scorer" in name]
+    assert evaluate(folder, "test", small().cache) == {
+        name: value for name, value in record["metrics"].items() if name.startswith("test/")
+    }
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["audit", f"run.dir={folder}", f"cache={small().cache}", "--json"])
+    findings = {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["prompts"]["level"] == "pass"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -109,6 +175,14 @@ def test_the_audit_counts_prompts_that_show_the_future(
         (["dataset.text=null"], "prompt.liked=.* names 'text'; item columns are"),
         (["backbone.max_seq_len=64"], "a prompt would have up to .* tokens, and this backbone reads 64"),
         (["adapter=lora", "adapter.num_layers=1", "shots=16", "optimizer=row_adam"], "optimizer: row-wise ones are"),
+        (["fields=prompted", "task=ranking"], "task=ranking: a prompt for each user and item takes too long"),
+        (["fields=prompted", "baseline=bias"], "Bias reads no prompts"),
+        (["fields=prompted", "+fields.prompt.side=user"], "fields.prompt: one field may be {kind: prompt}"),
+        (["prompt=none", "fields=prompted"], "fields.prompt is a prompt, and there is none: set prompt=liked"),
+        (
+            ["fields=prompted", "+fields.t={kind: text, side: item, column: text}", "adapter=lora"],
+            "adapter: fields.prompt and a text field would share it",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together(small: Compose, overrides: list[str], message: str) -> None:

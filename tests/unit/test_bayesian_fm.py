@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from scipy.special import expit
 from scipy.stats import norm, truncnorm
 
 from factorlm.baselines.base import TrainingData
-from factorlm.baselines.bayesian_fm import BayesianFM, SampleCatalogue
+from factorlm.baselines.bayesian_fm import BayesianFM, SampleCatalogue, mean_logits
 from factorlm.baselines.gibbs import (
+    FIRST_PRECISION,
     RATE,
     SHAPE,
     WEIGHT,
+    Columns,
     GibbsSampler,
     Half,
     draw_hyperparameters,
@@ -59,7 +62,9 @@ def training_data(seed: int = 0, num_rows: int = 400, labels: torch.Tensor | Non
 
 
 def fitted(seed: int = 0, implicit: str = "both") -> BayesianFM:
-    model = BayesianFM(num_factors=3, iterations=12, burn_in=2, samples=5, implicit=implicit, text_components=2)  # type: ignore[arg-type]
+    model = BayesianFM(
+        num_factors=3, iterations=12, burn_in=2, samples=5, implicit=implicit, text_components=2, prompt_components=1
+    )  # type: ignore[arg-type]
     model.fit(training_data(seed))
     return model
 
@@ -151,7 +156,10 @@ def test_pairs_are_means_over_samples_of_the_explicit_sum() -> None:
     designs = [rng.random((size, 5)) * (rng.random((size, 5)) < 0.6) for size in (8, 9)]
     groups = np.array([0, 0, 0, 1, 1])
     users, items = (Half(r, sp.csc_array(x), groups, num_factors) for r, x in zip(rows, designs, strict=True))
-    sampler = GibbsSampler(rng.random(num_rows) < 0.5, users, items, rng)
+    inputs = rng.standard_normal((num_rows, 2))
+    columns = Columns(inputs, np.array([0, 1]))
+    sampler = GibbsSampler(rng.random(num_rows) < 0.5, users, items, columns, rng)
+    asked = rng.standard_normal((72, 2))
     shares, vectors = [], []
     for _ in range(4):
         sampler.step()
@@ -162,12 +170,47 @@ def test_pairs_are_means_over_samples_of_the_explicit_sum() -> None:
         for j in range(10):
             for k in range(j):
                 score += values[1:, j] @ values[1:, k] * x[:, j] * x[:, k]
-        shares.append(norm.cdf(score))
+        shares.append(norm.cdf(score + asked @ columns.weights))
         vectors.append(sampler.sample())
-    tables = [np.stack(side, -1).transpose(1, 0, 2).astype(np.float32) for side in zip(*vectors, strict=True)]
-    catalogue = SampleCatalogue(*map(torch.from_numpy, tables), torch.arange(8), torch.arange(9))
-    found = catalogue.pairs(torch.from_numpy(u), torch.from_numpy(i))
-    np.testing.assert_allclose(torch.sigmoid(found.double()), np.mean(shares, 0), atol=1e-5)
+    tables = [np.stack(side, -1).astype(np.float32) for side in zip(*vectors, strict=True)]
+    row_terms = asked.astype(np.float32) @ tables[2]
+    found = mean_logits(*(table.transpose(1, 0, 2) for table in tables[:2]), row_terms, u, i)
+    np.testing.assert_allclose(expit(found.astype(np.float64)), np.mean(shares, 0), atol=1e-5)
+
+
+def test_columns_are_drawn_from_their_conditionals() -> None:
+    rng = np.random.default_rng(5)
+    inputs, latent = rng.standard_normal((40, 3)), rng.standard_normal(40)
+    groups = np.array([0, 1, 1])
+    columns, residual = Columns(inputs, groups), latent.copy()
+    columns.weights[:] = 0.5
+    residual -= inputs @ columns.weights
+    noise = np.random.default_rng(0).standard_normal(3)
+    expected = columns.weights.copy()
+    for j in range(3):
+        rest = latent - np.delete(inputs, j, 1) @ np.delete(expected, j)
+        precision = FIRST_PRECISION + inputs[:, j] @ inputs[:, j]
+        expected[j] = inputs[:, j] @ rest / precision + noise[j] / precision**0.5
+    columns.draw(residual, np.random.default_rng(0))
+    np.testing.assert_allclose(columns.weights, expected, rtol=1e-10)
+    np.testing.assert_allclose(residual, latent - inputs @ expected, atol=1e-10)
+
+
+def test_what_a_few_rows_are_asked_is_weighed_beside_what_all_rows_say() -> None:
+    """Columns that are 0 but for every fourth row get the weight that a probit regression on all would give."""
+    rng = np.random.default_rng(6)
+    num_rows = 8_000
+    users, items = rng.integers(20, size=num_rows), rng.integers(20, size=num_rows)
+    effects, answers = rng.standard_normal(20), rng.standard_normal(num_rows)
+    labels = effects[users] + 0.7 * answers + rng.standard_normal(num_rows) > 0
+    inputs = np.where(np.arange(num_rows) % 4 == 0, answers, 0.0)[:, None]
+    halves = [Half(rows, sp.csc_array(np.eye(20)), np.zeros(20, np.int64), 1) for rows in (users, items)]
+    sampler = GibbsSampler(labels, *halves, Columns(inputs, np.zeros(1, np.int64)), rng)
+    drawn = []
+    for _ in range(150):
+        sampler.step()
+        drawn.append(sampler.sample()[2][0])
+    assert np.mean(drawn[50:]) == pytest.approx(0.7, abs=0.1)
 
 
 def test_a_planted_machine_is_recovered() -> None:
@@ -177,7 +220,9 @@ def test_a_planted_machine_is_recovered() -> None:
     users, items = rng.integers(size, size=(2, num_rows))
     score = 0.3 + bias[0][:, None] + bias[1] + vectors[0] @ vectors[1].T
     labels = score[users, items] + rng.standard_normal(num_rows) > 0
-    model = BayesianFM(num_factors=4, iterations=100, burn_in=40, samples=30, implicit="none", text_components=1)
+    model = BayesianFM(
+        num_factors=4, iterations=100, burn_in=40, samples=30, implicit="none", text_components=1, prompt_components=1
+    )
     codes = CodedField(np.arange(1, size + 1), size + 1)
     specs = {"user": FieldSpec("id", "user", "u"), "item": FieldSpec("id", "item", "i")}
     model.fit(
@@ -206,7 +251,9 @@ def test_items_without_rows_get_what_their_text_predicts() -> None:
     specs = {"user": FieldSpec("id", "user", "u"), "item": FieldSpec("id", "item", "i")}
     rows = map(torch.from_numpy, (users, items, labels, users))
     vectors = torch.from_numpy(texts @ rng.standard_normal((3, 12))).float()
-    model = BayesianFM(num_factors=2, iterations=60, burn_in=20, samples=20, implicit="none", text_components=8)
+    model = BayesianFM(
+        num_factors=2, iterations=60, burn_in=20, samples=20, implicit="none", text_components=8, prompt_components=1
+    )
     model.fit(TrainingData(*rows, size, size, 0, vectors, specs, codes))
     nothing = torch.zeros(1, dtype=torch.int64)
     scores = model.catalogue(Contexts(nothing, nothing, nothing, nothing[:0]), torch.arange(size)).cross(nothing)[0]
@@ -244,7 +291,9 @@ def test_an_unseen_category_is_drawn_from_its_prior() -> None:
 
 
 def test_implicit_fields_weigh_those_met_by_the_root_of_their_number() -> None:
-    model = BayesianFM(num_factors=1, iterations=1, burn_in=0, samples=1, implicit="item", text_components=1)
+    model = BayesianFM(
+        num_factors=1, iterations=1, burn_in=0, samples=1, implicit="item", text_components=1, prompt_components=1
+    )
     data = training_data()
     design = model._half(data, "item")._design
     block = sp.csc_array((design[2], design[1], design[0]), shape=(NUM_ITEMS, len(design[0]) - 1))[:, -NUM_USERS:]
@@ -255,7 +304,9 @@ def test_implicit_fields_weigh_those_met_by_the_root_of_their_number() -> None:
 
 
 def test_positives_alone_are_refused() -> None:
-    model = BayesianFM(num_factors=1, iterations=1, burn_in=0, samples=1, implicit="none", text_components=1)
+    model = BayesianFM(
+        num_factors=1, iterations=1, burn_in=0, samples=1, implicit="none", text_components=1, prompt_components=1
+    )
     with pytest.raises(UserError, match="all 3 training rows are positive: set task=pointwise"):
         model.fit(training_data(num_rows=3, labels=torch.ones(3, dtype=torch.bool)))
 
@@ -265,7 +316,9 @@ def test_text_is_refused() -> None:
     text = TextField(["a"], np.zeros(NUM_ITEMS, np.int64), np.ones(1, np.bool_))
     data.specs["title"], data.fields["title"] = FieldSpec("text", "item", "title"), text  # type: ignore[index]
     with pytest.raises(UserError, match=r"fields.title: .* reads no text"):
-        BayesianFM(num_factors=1, iterations=1, burn_in=0, samples=1, implicit="none", text_components=1).fit(data)
+        BayesianFM(
+            num_factors=1, iterations=1, burn_in=0, samples=1, implicit="none", text_components=1, prompt_components=1
+        ).fit(data)
 
 
 @pytest.mark.parametrize(
@@ -276,14 +329,15 @@ def test_text_is_refused() -> None:
         ({"burn_in": 6}, "baseline.burn_in=6: 10 iterations and 5 samples allow 0 to 5"),
         ({"implicit": "all"}, "baseline.implicit=all"),
         ({"text_components": 0}, "baseline.text_components=0"),
+        ({"prompt_components": 0}, "baseline.prompt_components=0"),
     ],
 )
 def test_what_makes_no_chain_is_refused(change: dict[str, object], message: str) -> None:
     arguments = {"num_factors": 2, "iterations": 10, "burn_in": 5, "samples": 5, "implicit": "both"}
-    arguments |= {"text_components": 4, **change}
+    arguments |= {"text_components": 4, "prompt_components": 4, **change}
     with pytest.raises(UserError, match=message):
         BayesianFM(**arguments)  # type: ignore[arg-type]
 
 
 def test_samples_end_with_the_last_iteration_at_even_distance() -> None:
-    assert sorted(BayesianFM(1, 10, 2, 4, "none", 1)._kept) == [3, 5, 7, 9]
+    assert sorted(BayesianFM(1, 10, 2, 4, "none", 1, 1)._kept) == [3, 5, 7, 9]

@@ -260,7 +260,7 @@ def test_audit_no_target_no_future(small: Callable[..., DictConfig], tmp_path: P
         else:
             task = row_task(prepared, part, history)  # type: ignore[arg-type]
             contexts = task.contexts[task.places]
-        texts = tokenizer.batch_decode(model.scorer.tokens(model.prompts(contexts, torch.from_numpy(items))))
+        texts = tokenizer.batch_decode(model.scorer.tokens(model.scorer.prompts(contexts, torch.from_numpy(items))))
         for user, item, row, text in zip(users, items, rows, texts, strict=True):
             before = [
                 (place[other], other_item)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from factorlm.backbones.encoder import TextEncoder
 from factorlm.backbones.prompt_states import Key, PromptStates, key_of
 from factorlm.errors import UserError
+from factorlm.scoring import Contexts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,6 +157,26 @@ class PromptScorer(nn.Module):
         self._states = self._open(self._layer)
         adapter.attach(self.encoder)
 
+    def prompts(self, contexts: Contexts, items: Tensor) -> list[Prompt]:
+        """The prompt of each context and item [n]."""
+        starts, ends, targets = contexts.starts.tolist(), contexts.ends.tolist(), items.tolist()
+        log = contexts.log.cpu().numpy()
+        return [
+            self.writer.prompt(log[start:end].tolist(), target)
+            for start, end, target in zip(starts, ends, targets, strict=True)
+        ]
+
+    def written(self, contexts: Contexts, place: int) -> list[int]:
+        """Items of its history that the prompts of a context show."""
+        start, end = int(contexts.starts[place]), int(contexts.ends[place])
+        return self.writer.written(contexts.log[start:end].tolist())
+
+    def features(self, contexts: Contexts, items: Tensor) -> Tensor:
+        """Score and state of the prompt of each context and item: [n, 1 + H], with gradients to an adapter."""
+        read = self.padded if self.training and not self._frozen else self.shared
+        states = read(self.prompts(contexts, items))
+        return torch.cat([self(states).unsqueeze(1), states], 1)
+
     def tokens(self, prompts: Sequence[Prompt]) -> list[Tokens]:
         """All tokens of each prompt."""
         return [(*self.writer.instruction, *prompt.history, *prompt.target) for prompt in prompts]
@@ -282,6 +303,11 @@ class PromptScorer(nn.Module):
                     f"prompt on {type(model).__name__} is not supported: it does more than attend where a mask lets it "
                     "and multiply by its head"
                 )
+
+
+def scorer_in(model: nn.Module) -> PromptScorer | None:
+    """What a model asks a language model with; None: it asks none."""
+    return next((module for module in model.modules() if isinstance(module, PromptScorer)), None)
 
 
 def _around_message(tokenizer: PreTrainedTokenizerBase) -> tuple[Tokens, Tokens]:

@@ -9,8 +9,24 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from factorlm.backbones.prompting import PromptScorer
 from factorlm.data.fields import EncodedField, FieldSpec
 from factorlm.scoring import Catalogue, Contexts
+
+
+@dataclass(frozen=True)
+class PromptedRows:
+    """Training rows that a language model is asked about.
+
+    Attributes:
+        scorer: of the prompts.
+        rows: [m], ascending.
+        contexts: [m] of these rows.
+    """
+
+    scorer: PromptScorer
+    rows: Tensor
+    contexts: Contexts
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,7 @@ class TrainingData:
         seed: of the run.
         item_vectors: [I, H] text vector of each item by the config's backbone; None without one.
         specs, fields: the config's fields, by name, and their values for each user or item.
+        prompts: of some rows; None: no language model is asked.
     """
 
     users: Tensor
@@ -37,6 +54,7 @@ class TrainingData:
     item_vectors: Tensor | None
     specs: Mapping[str, FieldSpec]
     fields: Mapping[str, EncodedField]
+    prompts: PromptedRows | None = None
 
 
 class Baseline(nn.Module, ABC):
@@ -49,10 +67,12 @@ class Baseline(nn.Module, ABC):
     Attributes:
         logits: whether scores are logits, so that the baseline may serve ``task=pointwise``.
         reads_texts: whether it reads the text vectors of a backbone.
+        reads_prompts: whether it reads prompts.
     """
 
     logits: ClassVar[bool] = False
     reads_texts: ClassVar[bool] = False
+    reads_prompts: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, data: TrainingData) -> None:

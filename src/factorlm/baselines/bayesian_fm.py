@@ -12,8 +12,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from factorlm.backbones.prompting import PromptScorer
 from factorlm.baselines.base import Baseline, TrainingData
-from factorlm.baselines.gibbs import GibbsSampler, Half
+from factorlm.baselines.gibbs import Columns, GibbsSampler, Half
 from factorlm.data.fields import CodedField, EncodedField, MultiHotField, NumericField, Side
 from factorlm.errors import UserError
 from factorlm.scoring import Contexts
@@ -47,6 +48,10 @@ class BayesianFM(Baseline):
     shrunk towards what its text predicts, by precisions that the chain samples: an item without rows gets the text's
     estimate, one with many its own.
 
+    With a prompt (a field of the kind ``prompt``) the score of a language model asked about the row, and principal
+    components of its state, are columns of the row itself, with linear weights. They are read of ``shots`` training
+    rows, and count as their mean in the others.
+
     Args:
         num_factors: K.
         iterations: of the chain, each a draw of every parameter.
@@ -54,12 +59,17 @@ class BayesianFM(Baseline):
         samples: S, kept at even distance from the iterations after; memory is 4 (U + I) (K + 1) S bytes.
         implicit: the sides with a field of rows: ``none``, ``user``, ``item`` or ``both``.
         text_components: of the item texts, at most; read with a backbone only.
+        prompt_components: of the states of prompts, at most; read with a prompt only.
     """
 
     logits = True
     reads_texts = True
+    reads_prompts = True
     user_samples: Tensor
     item_samples: Tensor
+    row_samples: Tensor
+    prompt_mean: Tensor
+    prompt_axes: Tensor
 
     def __init__(
         self,
@@ -69,12 +79,14 @@ class BayesianFM(Baseline):
         samples: int,
         implicit: Implicit,
         text_components: int,
+        prompt_components: int,
     ) -> None:
         super().__init__()
         for key, value in (
             ("num_factors", num_factors),
             ("samples", samples),
             ("text_components", text_components),
+            ("prompt_components", prompt_components),
         ):
             if value < 1:
                 raise UserError(f"baseline.{key}={value}: it must be 1 or more")
@@ -86,10 +98,11 @@ class BayesianFM(Baseline):
         if implicit not in get_args(Implicit):
             raise UserError(f"baseline.implicit={implicit}: it must be one of {', '.join(get_args(Implicit))}")
         self._num_factors, self._samples, self._implicit = num_factors, samples, implicit
-        self._text_components = text_components
+        self._text_components, self._prompt_components = text_components, prompt_components
+        self.scorer: PromptScorer | None = None
         self._kept = {burn_in + (iterations - burn_in) * (s + 1) // samples - 1 for s in range(samples)}
-        self.register_buffer("user_samples", torch.zeros(0))
-        self.register_buffer("item_samples", torch.zeros(0))
+        for name in ("user_samples", "item_samples", "row_samples", "prompt_mean", "prompt_axes"):
+            self.register_buffer(name, torch.zeros(0))
 
     def fit(self, data: TrainingData) -> None:
         """Run the chain, seeded by the run.
@@ -103,22 +116,49 @@ class BayesianFM(Baseline):
                 "positive: set task=pointwise, with dataset.negatives=keep"
             )
         rng = np.random.default_rng(data.seed)
-        sampler = GibbsSampler(data.labels.numpy(), self._half(data, "user"), self._half(data, "item"), rng)
+        columns = self._columns(data)
+        sampler = GibbsSampler(data.labels.numpy(), self._half(data, "user"), self._half(data, "item"), columns, rng)
         users, items = (
             np.empty((size, 1 + self._num_factors, self._samples), np.float32)
             for size in (data.num_users, data.num_items)
         )
+        rows = np.empty((len(columns.weights), self._samples), np.float32)
         place = 0
         for iteration in range(max(self._kept) + 1):
             sampler.step()
             if iteration in self._kept:
-                users[..., place], items[..., place] = (vectors.T for vectors in sampler.sample())
+                users[..., place], items[..., place], rows[:, place] = (vectors.T for vectors in sampler.sample())
                 place += 1
-        self.user_samples, self.item_samples = torch.from_numpy(users), torch.from_numpy(items)
+        self.user_samples, self.item_samples, self.row_samples = map(torch.from_numpy, (users, items, rows))
 
     def catalogue(self, contexts: Contexts, items: Tensor) -> SampleCatalogue:
-        """Fix contexts [C] and candidates [N]; histories play no part."""
-        return SampleCatalogue(self.user_samples, self.item_samples, contexts.users, items)
+        """Fix contexts [C] and candidates [N]; histories play no part but in prompts."""
+        return SampleCatalogue(self, contexts, items)
+
+    def row_terms(self, contexts: Contexts, items: Tensor) -> Tensor:
+        """What the columns of rows [n], contexts and items, add to each sample: [n, S]."""
+        if self.scorer is None:
+            return torch.zeros(len(items), self._samples)
+        return self._inputs(self.scorer.features(contexts, items)).float() @ self.row_samples
+
+    def _columns(self, data: TrainingData) -> Columns:
+        """Score and components of the prompts of the training rows; no columns without."""
+        if data.prompts is None:
+            return Columns(np.empty((len(data.labels), 0)), np.empty(0, np.int64))
+        asked, self.scorer = data.prompts, data.prompts.scorer
+        features = self.scorer.features(asked.contexts, data.items[asked.rows])
+        deviation, mean = torch.std_mean(features[:, :1].double(), 0, correction=0)
+        center, axes = _axes(features[:, 1:], self._prompt_components)
+        self.prompt_mean = torch.cat([mean, center])
+        self.prompt_axes = torch.block_diag(deviation.clamp(min=1e-9).reciprocal().unsqueeze(0), axes)
+        inputs = torch.zeros(len(data.labels), self.prompt_axes.shape[1], dtype=torch.float64)
+        inputs[asked.rows] = self._inputs(features)
+        groups = np.minimum(np.arange(inputs.shape[1]), 1)  # the score, and the components
+        return Columns(inputs.numpy(), groups)
+
+    def _inputs(self, features: Tensor) -> Tensor:
+        """Columns [n, P] of features [n, 1 + H]."""
+        return (features.double() - self.prompt_mean) @ self.prompt_axes
 
     def _half(self, data: TrainingData, side: Side) -> Half:
         """The columns of one side, field after field."""
@@ -136,17 +176,10 @@ class BayesianFM(Baseline):
 
 
 class SampleCatalogue:
-    """Logits of the mean probability over samples.
+    """Logits of the mean probability over samples, of contexts [V] and candidates [N]."""
 
-    Args:
-        user_samples, item_samples: [U, 1 + K, S] and [I, 1 + K, S]; see `GibbsSampler.sample`.
-        users: [V] of the contexts.
-        items: [N] candidates.
-    """
-
-    def __init__(self, user_samples: Tensor, item_samples: Tensor, users: Tensor, items: Tensor) -> None:
-        self._user_samples, self._item_samples = user_samples.numpy(), item_samples.numpy()
-        self._users, self._items = users, items
+    def __init__(self, model: BayesianFM, contexts: Contexts, items: Tensor) -> None:
+        self._model, self._contexts, self._items = model, contexts, items
 
     def cross(self, places: Tensor) -> Tensor:
         """Scores [U, N] of contexts, given by their places [U], against all items."""
@@ -158,21 +191,32 @@ class SampleCatalogue:
 
     def pairs(self, places: Tensor, columns: Tensor) -> Tensor:
         """Scores [B] of pairs, given by their places [B]."""
-        users, items = self._users[places].numpy(), self._items[columns].numpy()
-        return torch.from_numpy(mean_logits(self._user_samples, self._item_samples, users, items))
+        contexts, items, model = self._contexts[places], self._items[columns], self._model
+        samples = model.user_samples.numpy(), model.item_samples.numpy(), model.row_terms(contexts, items).numpy()
+        return torch.from_numpy(mean_logits(*samples, contexts.users.numpy(), items.numpy()))
 
 
 @numba.njit(cache=True)
 def mean_logits(
-    user_samples: Samples, item_samples: Samples, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]
+    user_samples: Samples,
+    item_samples: Samples,
+    row_terms: Samples,
+    users: npt.NDArray[np.int64],
+    items: npt.NDArray[np.int64],
 ) -> Samples:
-    """Logit of the mean over samples of the normal distribution function of each pair's score: [B]."""
+    """Logit of the mean over samples of the normal distribution function of each pair's score: [B].
+
+    Args:
+        user_samples, item_samples: [U, 1 + K, S] and [I, 1 + K, S]; see `GibbsSampler.sample`.
+        row_terms: [B, S], added to the scores.
+        users, items: [B].
+    """
     size, num_samples = user_samples.shape[1:]
     logits, scores = np.empty(users.size, np.float32), np.empty(num_samples, np.float32)
     least = 2.0 * num_samples * LEAST
     for pair in range(users.size):
         user, item = user_samples[users[pair]], item_samples[items[pair]]
-        scores[:] = user[0] + item[0]
+        scores[:] = user[0] + item[0] + row_terms[pair]
         for k in range(1, size):
             for s in range(num_samples):
                 scores[s] += user[k, s] * item[k, s]
@@ -201,10 +245,16 @@ def _columns(name: str, field: EncodedField) -> sp.csc_array:
 
 def _components(vectors: Tensor, known: Tensor, number: int) -> sp.csc_array:
     """Principal components over the known items, of unit mean square in all: [N, P]."""
-    mean = vectors[known].double().mean(0)
-    directions = torch.linalg.svd(vectors[known].double() - mean, full_matrices=False).Vh[:number]
-    components = (vectors.double() - mean) @ directions.T
-    return sp.csc_array((components / components[known].square().sum(1).mean().sqrt()).numpy())
+    mean, axes = _axes(vectors[known], number)
+    return sp.csc_array(((vectors.double() - mean) @ axes).numpy())
+
+
+def _axes(vectors: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Mean [H] and scaled principal axes [H, P]: components along them are of unit mean square in all."""
+    mean = vectors.double().mean(0)
+    centred = vectors.double() - mean
+    axes = torch.linalg.svd(centred, full_matrices=False).Vh[:number].T
+    return mean, axes / (centred @ axes).square().sum(1).mean().sqrt()
 
 
 def _implicit(rows: Tensor, other: Tensor, size: int, num_other: int) -> sp.csc_array:

@@ -164,21 +164,53 @@ class Half:
         return terms
 
 
+class Columns:
+    """Columns of the rows themselves, which have linear weights and form no pairs.
+
+    Args:
+        inputs: [n, P].
+        groups: [P] group of each column, counted from 0; the columns of a group share a prior.
+
+    Attributes:
+        weights: [P]; all 0 at first.
+    """
+
+    def __init__(self, inputs: Vector, groups: npt.NDArray[np.int64]) -> None:
+        self._inputs, self._groups = np.asfortranarray(inputs), groups
+        width = inputs.shape[1]
+        self._squares, self.weights = (inputs**2).sum(0), np.zeros(width)
+        self._prior = np.zeros(width), np.full(width, FIRST_PRECISION)
+
+    def draw(self, residual: Vector, rng: np.random.Generator) -> None:
+        """Draw the weights one after the other, each given all the others, and then their prior; update residuals."""
+        mean, precision = self._prior
+        noise = rng.standard_normal(len(self.weights))
+        for j, old in enumerate(self.weights):
+            column, total = self._inputs[:, j], precision[j] + self._squares[j]
+            product = column @ residual + self._squares[j] * old
+            self.weights[j] = (precision[j] * mean[j] + product) / total + noise[j] / math.sqrt(total)
+            residual -= (self.weights[j] - old) * column
+        self._prior = draw_hyperparameters(self.weights, self._groups, rng)
+
+
 class GibbsSampler:
     """A Markov chain over the parameters of a factorization machine with a probit link.
 
     Args:
         labels: [n], true for a positive.
         users, items: the two sides.
+        columns: of the rows.
         rng: source of all randomness.
     """
 
-    def __init__(self, labels: npt.NDArray[np.bool_], users: Half, items: Half, rng: np.random.Generator) -> None:
-        self._labels, self._halves, self._rng = labels, (users, items), rng
+    def __init__(
+        self, labels: npt.NDArray[np.bool_], users: Half, items: Half, columns: Columns, rng: np.random.Generator
+    ) -> None:
+        self._labels, self._halves, self._columns, self._rng = labels, (users, items), columns, rng
         self._bias, self._score = 0.0, np.zeros(len(labels))
 
     def step(self) -> None:
-        """Draw the latent scores, the bias, and then linear weights and each factor, users before items."""
+        """Draw the latent scores, the bias, linear weights and each factor, users before items, and the columns'."""
         latent = draw_latent(self._labels, self._score, self._rng)
         residual = latent - self._score
         move = residual.mean() + self._rng.standard_normal() / math.sqrt(len(residual))
@@ -189,10 +221,14 @@ class GibbsSampler:
             for own, other in ((users, items), (items, users)):
                 other_sums = other.sums[f] if f else np.ones_like(other.sums[0])
                 own.draw(f, other.rows, other_sums, residual, self._rng)
+        self._columns.draw(residual, self._rng)
         self._score = latent - residual
 
-    def sample(self) -> tuple[Vector, Vector]:
-        """Vectors [1 + K, N] of users and of items: a pair scores the sum of the first numbers and <the rest>."""
+    def sample(self) -> tuple[Vector, Vector, Vector]:
+        """Vectors [1 + K, N] of users and of items, and weights [P] of the rows' columns.
+
+        A pair scores the sum of the first numbers, <the rest> and <the weights, its columns>.
+        """
         users, items = (np.vstack([half.terms(), half.sums[1:]]) for half in self._halves)
         users[0] += self._bias
-        return users, items
+        return users, items, self._columns.weights.copy()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import torch
 
+from factorlm.backbones.prompting import scorer_in
 from factorlm.commands.evaluate import open_run
 from factorlm.commands.train import run_protocol
 from factorlm.config.evaluator import make_evaluator
@@ -44,7 +45,10 @@ def main(config: DictConfig) -> None:
     per_user, table = (_read(folder / f"{name}.parquet") for name in ("per_user", again.table_name))
     code = code_version(list(run.config.plugins))
     parts = run_protocol(run.config, run.prepared, evaluator)
-    found = Audited(run.record, parts, code, run.prepared, per_user, table, again, evaluator, run.model, contexts)
+    prompts = scorer_in(run.model)
+    found = Audited(
+        run.record, parts, code, run.prepared, per_user, table, again, evaluator, run.model, prompts, contexts
+    )
     findings = list(audit(found))
     failed = [finding.check for finding in findings if finding.level == "fail"]
     if config.json:

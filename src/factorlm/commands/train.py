@@ -22,6 +22,7 @@ from torch import nn
 
 from factorlm.assets import write_atomically
 from factorlm.backbones.adapter import adapter_names
+from factorlm.backbones.prompting import scorer_in
 from factorlm.baselines.base import Baseline
 from factorlm.config.build import cache_dir, make, make_data
 from factorlm.config.check import check_config
@@ -38,7 +39,7 @@ from factorlm.reporting.metrics import metric_lines
 from factorlm.runs.identity import code_version, digest, protocol
 from factorlm.runs.record import Record, read_record
 from factorlm.runs.store import claim, clear
-from factorlm.training.checkpoint import load_checkpoint, save_checkpoint
+from factorlm.training.checkpoint import learned_state, load_checkpoint, save_checkpoint
 
 # what a config holds that cannot change a result
 IRRELEVANT = ("study", "arm", "run", "cache", "tracking", "plugins")
@@ -178,11 +179,14 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
     clock("build")
     rows = used_rows(config, prepared)
     record.update(training_rows=len(rows))
-    if isinstance(model, Prompted):
-        record.update(prompt=model.scorer.writer.version)
+    scorer = scorer_in(model)
+    if scorer is not None:
+        record.update(prompt=scorer.writer.version)
     if not isinstance(model, Baseline) and trainable:
         if config.init_from:
-            load_checkpoint(model, Path(config.init_from) / "checkpoint", new=_adapter_names(config, model))
+            adapter = _adapter_names(config, model)
+            field = [name for name in learned_state(model) if name.startswith("prompt.") and name not in adapter]
+            load_checkpoint(model, Path(config.init_from) / "checkpoint", new=[adapter, field])
         trained = _fit(config, folder, model, prepared, evaluator, rows, tracker, progress)
     else:
         save_checkpoint(model, folder / "checkpoint")

@@ -55,6 +55,8 @@ def check_config(config: DictConfig, groups: Sequence[str] | None = None) -> Non
         if groups is None or str(key).partition(".")[0] in groups:
             _check_target(str(key), node, allowed)
     for name, spec in content["fields"].items():
+        if (spec or {}).get("kind") == "prompt":
+            continue  # see `factorlm.config.model.prompt_field`
         _bind(f"fields.{name}", FieldSpec, spec or {}, partial=False)
 
 

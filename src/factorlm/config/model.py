@@ -15,7 +15,7 @@ from factorlm.backbones.adapter import Adapter
 from factorlm.backbones.prompt_states import PromptStates
 from factorlm.backbones.prompting import CausalSource, PromptScorer
 from factorlm.backbones.store import EncoderSource, embeddings, hidden_states
-from factorlm.baselines.base import Baseline, TrainingData
+from factorlm.baselines.base import Baseline, PromptedRows, TrainingData
 from factorlm.config.build import cache_dir, make
 from factorlm.data.fields import (
     CodedField,
@@ -35,7 +35,7 @@ from factorlm.errors import UserError
 from factorlm.evaluation.histories import train_contexts
 from factorlm.heads.base import DeepHead, Head, Shape
 from factorlm.models.fields import AdaptedVectors, FrozenVectors, NumericTerms, TextTerms
-from factorlm.models.prompted import Prompted
+from factorlm.models.prompted import Prompted, PromptTerms
 from factorlm.models.recommender import Recommender
 from factorlm.models.table import Table
 from factorlm.objectives.full_softmax import FullSoftmax
@@ -51,10 +51,10 @@ def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Prompted
         UserError: fields, backbone and adapter do not go together.
     """
     builder = _Builder(config, prepared)
-    if config.prompt is not None:
-        return builder.prompted()
-    if config.shots is not None:
+    if config.prompt is None and config.shots is not None:
         raise UserError(f"shots={config.shots} is for a prompt: set prompt=liked, or shots=null")
+    if config.prompt is not None and prompt_field(config) is None:
+        return builder.prompted()
     if config.baseline is not None:
         return builder.baseline()
     model = builder.recommender()
@@ -68,7 +68,9 @@ def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Prompted
 def used_rows(config: DictConfig, prepared: Prepared) -> npt.NDArray[np.int64]:
     """Training rows that a model is trained on, ascending; a prompt without an adapter is calibrated only."""
     labels = prepared.split.labels["train"]
-    if config.prompt is not None and config.adapter is None:
+    if config.baseline is not None:
+        return np.arange(len(labels))
+    if config.prompt is not None and prompt_field(config) is None and config.adapter is None:
         return _calibration_rows(config, prepared)
     return few_shots(labels, config.shots, config.seed)
 
@@ -79,20 +81,39 @@ def _calibration_rows(config: DictConfig, prepared: Prepared) -> npt.NDArray[np.
     return few_shots(labels, min(CALIBRATION, most) if config.shots is None else config.shots, config.seed)
 
 
+def prompt_field(config: DictConfig) -> str | None:
+    """Name of the field that is a prompt: ``{kind: prompt}`` and nothing else.
+
+    Raises:
+        UserError: there are several, or there is no prompt to read.
+    """
+    names = [str(name) for name, spec in config.fields.items() if spec.get("kind") == "prompt"]
+    if not names:
+        return None
+    if len(names) > 1 or len(config.fields[names[0]]) > 1:
+        raise UserError(f"fields.{names[-1]}: one field may be {{kind: prompt}}, and it takes no other key")
+    if config.prompt is None:
+        raise UserError(f"fields.{names[0]} is a prompt, and there is none: set prompt=liked, or remove the field")
+    return names[0]
+
+
 def field_specs(config: DictConfig) -> dict[str, FieldSpec]:
-    """The fields of a config; a backbone without a text field brings the item text."""
+    """The fields of a config but for a prompt; a backbone without a text field or a prompt brings the item text."""
     content = OmegaConf.to_container(config.fields, resolve=True)
     assert isinstance(content, dict)
-    specs = {str(name): FieldSpec(**spec) for name, spec in content.items()}
+    prompt = prompt_field(config)
+    specs = {str(name): FieldSpec(**spec) for name, spec in content.items() if name != prompt}
     has_text = any("text" in (spec.kind, spec.init) for spec in specs.values())
     if has_text and config.backbone is None:
         raise UserError(
             "a text field needs a backbone, and so does init=text: set backbone=minilm, or remove the field"
         )
-    if config.backbone is not None and not has_text:
+    if config.backbone is not None and not has_text and (prompt is None or config.baseline is not None):
         specs["text"] = TEXT_FIELD
     if config.adapter is not None and config.backbone is None:
         raise UserError("adapter without a backbone: set backbone=smollm2_135m, or adapter=none")
+    if config.adapter is not None and prompt is not None and has_text:
+        raise UserError(f"adapter: fields.{prompt} and a text field would share it: remove the text field")
     for name in specs:
         if not name.isidentifier() or hasattr(nn.ModuleDict, name):
             raise UserError(f"fields.{name}: this name is taken or not a plain word; call the field otherwise")
@@ -112,7 +133,8 @@ class _Builder:
         encoded = encode_fields(specs, self.prepared.frames, self.prepared.in_train)
         number = {side: sum(spec.side == side for spec in specs.values()) for side in ("user", "item")}
         history = self.config.encoder is not None
-        shape = Shape(number["user"] + history, number["item"], self.config.model.num_factors)
+        prompt = self.config.prompt is not None
+        shape = Shape(number["user"] + history + prompt, number["item"], self.config.model.num_factors)
         head: Head = make(self.config.head)(shape)
         width = head.factor_width(shape)
         if history and not width:
@@ -129,7 +151,8 @@ class _Builder:
         for name, spec in specs.items():
             if spec.init == "text":
                 self._start_from_texts(table, name)
-        model = Recommender(table, others, encoder, head, self.config.model.factor_l2)
+        asked = self._prompt_terms(width) if prompt else None
+        model = Recommender(table, others, encoder, head, self.config.model.factor_l2, asked)
         if not model.factorized and isinstance(make(self.config.objective), FullSoftmax):
             deep = type(head if isinstance(head, DeepHead) else encoder).__name__
             raise UserError(f"objective=full_softmax scores every item, and {deep} does so one by one: sample instead")
@@ -137,20 +160,13 @@ class _Builder:
 
     def prompted(self) -> Prompted:
         config = self.config
-        if config.task != "pointwise":
-            raise UserError(f"task={config.task}: a prompt for each user and item takes too long: set task=pointwise")
-        if config.backbone is None:
-            raise UserError("prompt without a backbone: set backbone=smollm2_135m, or prompt=none")
         for key in ("baseline", "encoder"):
             if config[key] is not None:
-                raise UserError(f"a prompt goes without {key}, which would be ignored: set {key}=none")
-        backbone: CausalSource = make(config.backbone)
-        model, tokenizer = backbone.load_causal(cache_dir(config))
-        folder, identity, width = cache_dir(config) / "prompts", backbone.identity(), int(model.config.hidden_size)
-        scorer = PromptScorer(
-            model, tokenizer, make(config.prompt), self.prepared.frames["item"],
-            lambda layer: PromptStates(folder, identity, layer, width),
-        )  # fmt: skip
+                raise UserError(
+                    f"a prompt goes without {key}, which would be ignored: set {key}=none, or fields=prompted, which "
+                    "makes the prompt a field"
+                )
+        scorer = self._scorer()
         prompted = Prompted(scorer, balanced=config.shots is not None)
         split, rows = self.prepared.split, torch.from_numpy(_calibration_rows(config, self.prepared))
         items, labels = (torch.from_numpy(part["train"]) for part in (split.items, split.labels))
@@ -161,6 +177,34 @@ class _Builder:
             scorer.adapt(make(config.adapter))
         return prompted
 
+    def _scorer(self) -> PromptScorer:
+        config = self.config
+        if config.task != "pointwise":
+            raise UserError(f"task={config.task}: a prompt for each user and item takes too long: set task=pointwise")
+        if config.backbone is None:
+            raise UserError("prompt without a backbone: set backbone=smollm2_135m, or prompt=none")
+        backbone: CausalSource = make(config.backbone)
+        model, tokenizer = backbone.load_causal(cache_dir(config))
+        folder, identity, width = cache_dir(config) / "prompts", backbone.identity(), int(model.config.hidden_size)
+        return PromptScorer(
+            model, tokenizer, make(config.prompt), self.prepared.frames["item"],
+            lambda layer: PromptStates(folder, identity, layer, width),
+        )  # fmt: skip
+
+    def _asked_rows(self) -> PromptedRows:
+        rows = torch.from_numpy(few_shots(self.prepared.split.labels["train"], self.config.shots, self.config.seed))
+        return PromptedRows(self._scorer(), rows, train_contexts(self.prepared)[rows])
+
+    def _prompt_terms(self, width: int) -> PromptTerms:
+        asked = self._asked_rows()
+        items = torch.from_numpy(self.prepared.split.items["train"])[asked.rows]
+        terms = PromptTerms(
+            asked.scorer, asked.scorer.features(asked.contexts, items), width, self.config.model.init_std
+        )
+        if self.config.adapter is not None:
+            asked.scorer.adapt(make(self.config.adapter))
+        return terms
+
     def baseline(self) -> Baseline:
         baseline: Baseline = make(self.config.baseline)
         if self.config.task == "pointwise" and not baseline.logits:
@@ -168,6 +212,8 @@ class _Builder:
         for key in ("encoder", "adapter"):
             if self.config[key] is not None:
                 raise UserError(f"a baseline reads no {key}: set {key}=none")
+        if self.config.prompt is not None and not baseline.reads_prompts:
+            raise UserError(f"{type(baseline).__name__} reads no prompts: set prompt=none, or baseline=bayesian_fm")
         if self.config.backbone is not None and not baseline.reads_texts:
             raise UserError(f"{type(baseline).__name__} reads no texts: set backbone=none, or baseline=text_knn")
         split, tables, vectors = self.prepared.split, self.prepared.tables, None
@@ -184,6 +230,7 @@ class _Builder:
             TrainingData(
                 users, items, labels, timestamps, len(tables.users), len(tables.items), self.config.seed, vectors,
                 plain, encode_fields(plain, self.prepared.frames, self.prepared.in_train),
+                None if self.config.prompt is None else self._asked_rows(),
             )
         )  # fmt: skip
         return baseline

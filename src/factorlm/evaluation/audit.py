@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from factorlm.backbones.prompting import PromptScorer
 from factorlm.data.prepared import Prepared
 from factorlm.data.rules import PARTS
 from factorlm.evaluation.base import Evaluation
@@ -18,7 +19,6 @@ from factorlm.evaluation.histories import parts_before
 from factorlm.evaluation.pointwise import PointwiseEvaluator, RowTask
 from factorlm.evaluation.ranking import RankingEvaluator, RankingTask, batch_scores
 from factorlm.metrics.ranks import positive_ranks, top_scores
-from factorlm.models.prompted import Prompted
 from factorlm.runs.identity import digest
 from factorlm.scoring import Scorer
 
@@ -51,6 +51,7 @@ class Audited:
         per_user, table: the tables in its folder.
         again: the same evaluation, made anew from the checkpoint.
         evaluator, scorer: what made it.
+        prompts: what the model asks a language model with; None: it does not.
         contexts: what the model reads of each user index beside its id, by field: a text, or several values.
     """
 
@@ -63,6 +64,7 @@ class Audited:
     again: Evaluation
     evaluator: RankingEvaluator | PointwiseEvaluator
     scorer: Scorer
+    prompts: PromptScorer | None
     contexts: dict[str, list[str | list[str]]]
 
 
@@ -74,7 +76,7 @@ def audit(run: Audited) -> Iterator[Finding]:
     )  # fmt: skip
     if isinstance(run.evaluator, RankingEvaluator):
         checks += (lists,)
-    if isinstance(run.scorer, Prompted):
+    if run.prompts is not None:
         checks += (prompts,)
     for check in checks:
         yield check(run)
@@ -132,7 +134,7 @@ def own_future(run: Audited) -> Finding:
 
 def prompts(run: Audited) -> Finding:
     """Items in the prompts of test rows that are the asked one, or that the user met later."""
-    assert isinstance(run.scorer, Prompted)
+    assert run.prompts is not None
     assert isinstance(run.evaluator, PointwiseEvaluator)
     split, places, task = run.prepared.split, run.prepared.positions, run.evaluator.task("test")
     met: dict[tuple[int, int], int] = {}
@@ -141,7 +143,7 @@ def prompts(run: Audited) -> Finding:
             split.users[part].tolist(), split.items[part].tolist(), places[split.rows[part]].tolist(), strict=True
         )
         met |= {(user, item): place for user, item, place in rows}
-    histories = [run.scorer.written(task.contexts, place) for place in range(len(task.contexts))]
+    histories = [run.prompts.written(task.contexts, place) for place in range(len(task.contexts))]
     same = later = 0
     asked = zip(task.places.tolist(), task.items[task.item_places].tolist(), places[split.rows["test"]], strict=True)
     for context, item, place in asked:

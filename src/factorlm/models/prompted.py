@@ -1,4 +1,7 @@
-"""A language model asked about each row, as a recommender. Shapes: V contexts, N items, n rows."""
+"""A language model asked about each row, as a recommender or as a field of one.
+
+Shapes: V contexts, N items, n rows, H hidden size, K factors.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from factorlm.backbones.prompting import Prompt, PromptScorer
+from factorlm.backbones.prompting import PromptScorer
 from factorlm.scoring import Contexts
 
 FLATTEST = 0.01  # the least deviation of logits over the rows of a calibration: it never turns the order around
@@ -50,27 +53,13 @@ class Prompted(nn.Module):
             share: of positives in training.
             scale: a value that stays, as for a model that is tuned and finds its own; None: it is fitted.
         """
-        scores = self.scorer(self.scorer.shared(self.prompts(contexts, items)))
+        scores = self.scorer(self.scorer.shared(self.scorer.prompts(contexts, items)))
         self.scale, self.offset = (torch.tensor(value) for value in platt(scores, labels, scale))
         self.prior = torch.tensor(share).logit()
 
-    def prompts(self, contexts: Contexts, items: Tensor) -> list[Prompt]:
-        """The prompt of each context and item [n]."""
-        starts, ends, targets = contexts.starts.tolist(), contexts.ends.tolist(), items.tolist()
-        log = contexts.log.cpu().numpy()
-        return [
-            self.scorer.writer.prompt(log[start:end].tolist(), target)
-            for start, end, target in zip(starts, ends, targets, strict=True)
-        ]
-
-    def written(self, contexts: Contexts, place: int) -> list[int]:
-        """Items of its history that the prompts of a context show."""
-        start, end = int(contexts.starts[place]), int(contexts.ends[place])
-        return self.scorer.writer.written(contexts.log[start:end].tolist())
-
     def penalized(self, contexts: Contexts, items: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [n] of training rows at the share of positives they are drawn with, and no penalty."""
-        logits = self._logits(self.scorer.padded(self.prompts(contexts, items)))
+        logits = self._logits(self.scorer.padded(self.scorer.prompts(contexts, items)))
         return logits - self.prior * self._balanced, logits.new_zeros(())
 
     def catalogue(self, contexts: Contexts, items: Tensor) -> PromptCatalogue:
@@ -79,7 +68,7 @@ class Prompted(nn.Module):
 
     def score(self, contexts: Contexts, items: Tensor) -> Tensor:
         """Logits [n] without gradients."""
-        return self._logits(self.scorer.shared(self.prompts(contexts, items)))
+        return self._logits(self.scorer.shared(self.scorer.prompts(contexts, items)))
 
     def _logits(self, states: Tensor) -> Tensor:
         logits: Tensor = self.scale * self.scorer(states) + self.offset + self.prior
@@ -101,6 +90,47 @@ class PromptCatalogue:
     def pairs(self, places: Tensor, columns: Tensor) -> Tensor:
         """Scores [B] of pairs, given by their places [B]."""
         return self._model.score(self._contexts[places], self._items[columns])
+
+
+class PromptTerms(nn.Module):
+    r"""The prompt of a context and an item as a field of the pair.
+
+    .. math:: w = \langle a, x \rangle, \quad v = B x, \quad x = \Big(\frac{s - \mu}{\sigma},
+        \frac{h - \mu}{\sigma H}\Big)
+
+    s is the score of the prompt and h the state of its last token. As a text's, the state is divided by its length.
+
+    Args:
+        scorer: of the prompts.
+        features: [n, 1 + H] of training rows, for their mean and deviation.
+        num_factors: K.
+        init_std: deviation of the initial factors.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, scorer: PromptScorer, features: Tensor, num_factors: int, init_std: float) -> None:
+        super().__init__()
+        self.scorer = scorer
+        size = features.shape[1]
+        deviation, mean = torch.std_mean(features, 0, correction=0)
+        lengths = torch.full((size,), float(size - 1))
+        lengths[0] = 1.0
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", torch.where(deviation > 1e-6, deviation, 1.0) * lengths)
+        self.weight = nn.Linear(size, 1, bias=False)
+        self.factor = nn.Linear(size, num_factors, bias=False)
+        nn.init.zeros_(self.weight.weight)
+        nn.init.normal_(self.factor.weight, std=init_std)
+        with torch.no_grad():
+            self.factor.weight[:, 1:] *= (size - 1) ** 0.5
+
+    def forward(self, contexts: Contexts, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Linear term [n] and factor [n, K] of each context and item."""
+        features = (self.scorer.features(contexts, items) - self.mean) / self.deviation
+        with torch.autocast(features.device.type, enabled=False):
+            return self.weight(features).squeeze(-1), self.factor(features)
 
 
 def platt(scores: Tensor, labels: Tensor, scale: float | None = None) -> tuple[float, float]:

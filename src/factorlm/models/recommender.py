@@ -13,6 +13,7 @@ from factorlm.data.fields import Side as SideName
 from factorlm.encoders.base import CausalEncoder, HistoryEncoder, TargetEncoder
 from factorlm.heads.base import DeepHead, Head, Side, SumHead, Terms
 from factorlm.models.history import encode_histories, item_sequences
+from factorlm.models.prompted import PromptTerms
 from factorlm.models.table import Sums, Table, sums_of
 from factorlm.scoring import Catalogue, Contexts, ProductCatalogue
 
@@ -58,6 +59,7 @@ class Recommender(nn.Module):
         encoder: of the history, the last field of the user; None: the history is not read.
         head: scores the fields.
         factor_l2: weight of the penalty on the factors of each training batch.
+        prompt: of context and item, the user's last field but for the history; None: no language model is asked.
     """
 
     def __init__(
@@ -67,18 +69,21 @@ class Recommender(nn.Module):
         encoder: HistoryEncoder | None,
         head: Head,
         factor_l2: float,
+        prompt: PromptTerms | None = None,
     ) -> None:
         super().__init__()
         self.table = table
         self.fields = nn.ModuleDict({side: nn.ModuleDict(modules) for side, modules in fields.items()})
         self.encoder = encoder
+        self.prompt = prompt
         self.head = head
         self.factor_l2 = factor_l2
 
     @property
     def factorized(self) -> bool:
         """Whether scores are one matrix product."""
-        return not isinstance(self.head, DeepHead) and not isinstance(self.encoder, TargetEncoder)
+        of_pairs = isinstance(self.head, DeepHead) or isinstance(self.encoder, TargetEncoder)
+        return not of_pairs and self.prompt is None
 
     @property
     def shares_histories(self) -> bool:
@@ -148,13 +153,23 @@ class Recommender(nn.Module):
         """``factor_l2`` times the mean squared norm of the factors of a batch, but for a target-aware history."""
         return self.factor_l2 * (_squares(user.fields).mean() + _squares(item).mean())
 
+    def asked(self, user: User, contexts: Contexts, items: Tensor) -> User:
+        """The user side of contexts [B] with the prompt about item b as one more field of context b."""
+        if self.prompt is None:
+            return user
+        assert isinstance(user.fields, Terms)
+        linear, factor = self.prompt(contexts, items)
+        return user._replace(fields=user.fields.join(Terms(linear.unsqueeze(1), factor.unsqueeze(1))))
+
     def score(self, contexts: Contexts, items: Tensor) -> Tensor:
         """Score pairs of context and item index: [B]."""
-        return self.pair_scores(*self.sides(contexts, items))
+        user, item = self.sides(contexts, items)
+        return self.pair_scores(self.asked(user, contexts, items), item)
 
     def penalized(self, contexts: Contexts, items: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [B] of pairs, and the penalty on their factors."""
         user, item = self.sides(contexts, items)
+        user = self.asked(user, contexts, items)
         with torch.autocast(items.device.type, enabled=False):  # scores are float32 in mixed precision, too
             return self.pair_scores(user, item), self.penalty(user, item)
 
@@ -162,10 +177,10 @@ class Recommender(nn.Module):
         """Encode contexts [V] and item indices [N] once, to score any of their pairs."""
         places = torch.arange(len(contexts), device=contexts.users.device)
         users = [self.user_side(contexts[part]) for part in places.split(CONTEXTS)]
-        return RecommenderCatalogue(self, _joined(users), self.item_side(items))
+        return RecommenderCatalogue(self, contexts, items, _joined(users), self.item_side(items))
 
     def _read(self, *parts: tuple[SideName, Tensor]) -> Sequence[Fields]:
-        if isinstance(self.head, SumHead) and not isinstance(self.encoder, TargetEncoder):
+        if isinstance(self.head, SumHead) and self.factorized:
             return self.table.sums(*parts, pairs=True)
         return self.table.terms(*parts)
 
@@ -222,10 +237,10 @@ class Recommender(nn.Module):
 class RecommenderCatalogue:
     """Encoded contexts [V] and items [N]; a pair's score is the same to the last bit, whatever is scored with it."""
 
-    def __init__(self, model: Recommender, user: User, item: Fields) -> None:
-        self._model, self._user, self._item = model, user, item
+    def __init__(self, model: Recommender, contexts: Contexts, items: Tensor, user: User, item: Fields) -> None:
+        self._model, self._contexts, self._items, self._user, self._item = model, contexts, items, user, item
         self._product: ProductCatalogue | None = None
-        if user.items is None:
+        if user.items is None and model.prompt is None:
             rows, columns = model.matrices(user, item)
             self._product = ProductCatalogue(rows.__getitem__, columns)
 
@@ -241,9 +256,12 @@ class RecommenderCatalogue:
     def pairs(self, places: Tensor, columns: Tensor) -> Tensor:
         """Scores [B] of pairs, given by their places [B]."""
         return torch.cat([
-            self._model.pair_scores(self._user.take(places[part]), self._item.take(columns[part]))[:size]
+            self._model.pair_scores(self._asked(places[part], columns[part]), self._item.take(columns[part]))[:size]
             for part, size in _parts(len(places), PAIRS)
         ])  # fmt: skip
+
+    def _asked(self, places: Tensor, columns: Tensor) -> User:
+        return self._model.asked(self._user.take(places), self._contexts[places], self._items[columns])
 
     def _pairwise(self, places: Tensor, score: Callable[[User, Fields], Tensor]) -> Tensor:
         """Scores [U, N], context by context, in parts of equal shape."""

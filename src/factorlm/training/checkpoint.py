@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -31,13 +31,14 @@ def save_checkpoint(model: nn.Module, folder: Path) -> None:
     partial.replace(folder / FILE)
 
 
-def load_checkpoint(model: nn.Module, folder: Path, *, new: Collection[str] = ()) -> None:
+def load_checkpoint(model: nn.Module, folder: Path, *, new: Sequence[Collection[str]] = ()) -> None:
     """Load a learned state in place.
 
     Args:
         model: built like the one that was saved.
         folder: the checkpoint folder.
-        new: names that the checkpoint may lack all of, as those of a fresh adapter that joins a trained model.
+        new: groups of names, of each of which the checkpoint may lack all, as of a fresh adapter that joins a trained
+            model.
 
     Raises:
         UserError: there is no checkpoint, or it is of another architecture.
@@ -46,7 +47,7 @@ def load_checkpoint(model: nn.Module, folder: Path, *, new: Collection[str] = ()
     if not path.exists():
         raise UserError(f"no checkpoint at {folder}: train the run first")
     saved, wanted = load_file(path), learned_state(model)
-    fresh = set() if saved.keys() & set(new) else set(new)
+    fresh = {name for names in new if not saved.keys() & set(names) for name in names}
     missing = [name for name in wanted if name not in saved and name not in fresh]
     other = [name for name in saved if name not in wanted or saved[name].shape != wanted[name].shape]
     if missing or other:
