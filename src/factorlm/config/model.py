@@ -221,7 +221,7 @@ class _Builder:
         if self.config.backbone is not None:
             texts = encode_field("text", TEXT_FIELD, self.prepared.frames["item"], self.prepared.in_train["item"])
             assert isinstance(texts, TextField)
-            vectors = embeddings(make(self.config.backbone), texts.texts, cache_dir(self.config))[texts.index]
+            vectors = embeddings(make(self.config.backbone), texts.texts, cache_dir(self.config))[torch.tensor(texts.index)]
         times = frame(tables.interactions)["timestamp"].to_numpy()[split.rows["train"]]
         rows = split.users["train"], split.items["train"], split.labels["train"], times
         users, items, labels, timestamps = (torch.from_numpy(row) for row in rows)
