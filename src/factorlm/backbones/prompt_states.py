@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,29 @@ def key_of(tokens: Sequence[int], start: int) -> Key:
     """Of the states of ``tokens`` from place ``start`` on."""
     content = hashlib.sha256(np.array([start, *tokens]).tobytes()).digest()
     return int.from_bytes(content[:8], "little"), int.from_bytes(content[8:16], "little")
+
+
+class StateStore(Protocol):
+    """Rows of H numbers by key."""
+
+    def get(self, key: Key) -> Tensor | None:
+        """States [t, H], or None where they are not known."""
+        ...
+
+    def add(self, states: Mapping[Key, Tensor]) -> None:
+        """Keep states [t, H] that are not known yet, as far as there is room."""
+        ...
+
+
+class NoStates:
+    """A store that keeps nothing, for states that training changes."""
+
+    def get(self, key: Key) -> Tensor | None:
+        """Nothing is known."""
+        return None
+
+    def add(self, states: Mapping[Key, Tensor]) -> None:
+        """Forget them."""
 
 
 class PromptStates:

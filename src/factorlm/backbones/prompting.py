@@ -6,6 +6,7 @@ RecSys 2023. Shapes: n prompts, t tokens, H hidden size, P and N first tokens of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from factorlm.backbones.encoder import TextEncoder
-from factorlm.backbones.prompt_states import Key, PromptStates, key_of
+from factorlm.backbones.prompt_states import Key, StateStore, key_of
+from factorlm.data.prompts import VECTORS
 from factorlm.errors import UserError
 from factorlm.scoring import Contexts
 
@@ -76,7 +78,7 @@ class PromptWriter:
         self.instruction: Tokens = (*before, *_tokens(tokenizer, [template.instruction])[0])
         self._nothing = _tokens(tokenizer, [template.nothing])[0]
         self._liked = _tokens(tokenizer, liked)
-        self._targets = [(*target, *after) for target in _tokens(tokenizer, targets)]
+        self._targets = [(*target, *after) for target in _tokens_with_vectors(tokenizer, targets)]
         self._lengths = [len(tokens) for tokens in self._liked]
         history = max(len(self._nothing), min(template.max_history_tokens, sum(self._lengths)))
         longest = len(self.instruction) + history + max(map(len, self._targets))
@@ -111,7 +113,7 @@ class PromptScorer(nn.Module):
     Args:
         model: causal, with its head; frozen.
         tokenizer: of the model.
-        template: of the prompts.
+        template: of the prompts; with places of vectors, for a `SoftPromptScorer`.
         items: table of the items that prompts name.
         states: opens the store of what enters a layer; of the number of layers, of last tokens after all of them.
 
@@ -129,7 +131,7 @@ class PromptScorer(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         template: PromptTemplate,
         items: pl.DataFrame,
-        states: Callable[[int], PromptStates],
+        states: Callable[[int], StateStore],
     ) -> None:
         super().__init__()
         max_tokens = int(model.config.max_position_embeddings)
@@ -171,10 +173,18 @@ class PromptScorer(nn.Module):
         start, end = int(contexts.starts[place]), int(contexts.ends[place])
         return self.writer.written(contexts.log[start:end].tolist())
 
+    def trained(self, contexts: Contexts, items: Tensor) -> Tensor:
+        """States [n, H] of the last tokens of prompts of contexts and items [n]; see `padded`."""
+        return self.padded(self.prompts(contexts, items))
+
+    def read(self, contexts: Contexts, items: Tensor) -> Tensor:
+        """States [n, H] of the last tokens of prompts of contexts and items [n]; see `shared`."""
+        return self.shared(self.prompts(contexts, items))
+
     def features(self, contexts: Contexts, items: Tensor) -> Tensor:
         """Score and state of the prompt of each context and item: [n, 1 + H], with gradients to an adapter."""
-        read = self.padded if self.training and not self._frozen else self.shared
-        states = read(self.prompts(contexts, items))
+        trains = self.training and any(parameter.requires_grad for parameter in self.parameters())
+        states = (self.trained if trains else self.read)(contexts, items)
         return torch.cat([self(states).unsqueeze(1), states], 1)
 
     def tokens(self, prompts: Sequence[Prompt]) -> list[Tokens]:
@@ -326,6 +336,18 @@ def _around_message(tokenizer: PreTrainedTokenizerBase) -> tuple[Tokens, Tokens]
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
     return [tuple(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+
+def _tokens_with_vectors(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
+    """Tokens of texts; -1 stands for the user's vector and -2 for the item's."""
+    marks = {mark: -1 - place for place, mark in enumerate(VECTORS.values())}
+    pieces = [re.split(f"([{''.join(marks)}])", text) for text in texts]
+    words = _tokens(tokenizer, [piece for text in pieces for piece in text if piece not in marks])
+    left = iter(words)
+    return [
+        tuple(token for piece in text for token in ((marks[piece],) if piece in marks else next(left)))
+        for text in pieces
+    ]
 
 
 def _answers(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> tuple[list[int], list[int]]:

@@ -59,8 +59,11 @@ def run_key(config: DictConfig) -> str:
     relevant = {str(key): value for key, value in content.items() if key not in IRRELEVANT}
     source, _ = make_data(config)
     backbone = make(config.backbone).identity() if config.backbone is not None else None
-    start = (read_record(Path(config.init_from)) or {}).get("key") if config.init_from else None
-    return digest([relevant | {"init_from": start}, source.identity(), backbone, code_version(list(config.plugins))])
+    for key, folder in _starts(config).items():  # whatever their paths
+        name, _, inner = key.partition(".")
+        start = (read_record(folder) or {}).get("key")
+        relevant[name] = relevant[name] | {inner: start} if inner else start
+    return digest([relevant, source.identity(), backbone, code_version(list(config.plugins))])
 
 
 def run_folder(config: DictConfig) -> Path:
@@ -93,8 +96,11 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
     check_config(config)
     torch.set_num_threads(config.threads)
     key, folder = run_key(config), run_folder(config)
+    for start_key, start in _starts(config).items():
+        if (read_record(start) or {}).get("status") != "done":
+            raise UserError(f"{start_key}={start} is not the folder of a finished run: train that run first")
     if config.init_from:
-        _check_start(config)
+        _check_adapter(config)
     with claim(folder, wait):
         found = read_record(folder)
         if found is not None and found["status"] == "done":
@@ -134,11 +140,15 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
     return folder
 
 
-def _check_start(config: DictConfig) -> None:
-    """Refuse a run to start from that is not finished, or whose adapter this run lacks or has otherwise."""
+def _starts(config: DictConfig) -> dict[str, Path]:
+    """Folders of the finished runs that this one needs, by key."""
+    named = {key: OmegaConf.select(config, key) for key in ("init_from", "soft_tokens.run")}
+    return {key: Path(folder) for key, folder in named.items() if folder}
+
+
+def _check_adapter(config: DictConfig) -> None:
+    """Refuse a run to start from whose adapter this run lacks or has otherwise."""
     start = Path(config.init_from)
-    if (read_record(start) or {}).get("status") != "done":
-        raise UserError(f"init_from={start} is not the folder of a finished run: train that run first")
     adapter = OmegaConf.select(OmegaConf.load(start / "config.yaml"), "adapter")
     if adapter is not None and adapter != config.adapter:
         kind = adapter["_target_"].rpartition(".")[2]
@@ -165,10 +175,10 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
     prepared = load_prepared(prepared_folder)
     evaluator = make_evaluator(config, prepared)
     parts = run_protocol(config, prepared, evaluator)
-    if config.init_from:
-        started_from = (read_record(Path(config.init_from)) or {})["protocol"]
+    for start_key, start in _starts(config).items():
+        started_from = (read_record(start) or {})["protocol"]
         if (started_from["data"], started_from["split"]) != (parts["data"], parts["split"]):
-            raise UserError(f"init_from={config.init_from} was trained on other rows: its split must be the same")
+            raise UserError(f"{start_key}={start} was trained on other rows: its split must be the same")
     record.update(protocol=parts, fingerprint=digest(parts), split=meta["split"], tables=prepared.tables_fingerprint)
     clock("prepare")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -184,9 +194,12 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
         record.update(prompt=scorer.writer.version)
     if not isinstance(model, Baseline) and trainable:
         if config.init_from:
-            adapter = _adapter_names(config, model)
-            field = [name for name in learned_state(model) if name.startswith("prompt.") and name not in adapter]
-            load_checkpoint(model, Path(config.init_from) / "checkpoint", new=[adapter, field])
+            adapter, names = _adapter_names(config, model), learned_state(model)
+            parts_of = [
+                [name for name in names if name.startswith(part) and name not in adapter]
+                for part in ("prompt.", "scorer.vectors.")
+            ]
+            load_checkpoint(model, Path(config.init_from) / "checkpoint", new=[adapter, *parts_of])
         trained = _fit(config, folder, model, prepared, evaluator, rows, tracker, progress)
     else:
         save_checkpoint(model, folder / "checkpoint")
@@ -255,7 +268,8 @@ def _fit(
     by_user = model.shares_histories
     batches = TrainBatches(contexts, columns, config.batch_size, config.seed, by_user=by_user)
     before = _frozen_digest(model)
-    adapter = {name: model.get_parameter(name).detach().clone() for name in _adapter_names(config, model)}
+    adapted = {name: model.get_parameter(name) for name in _adapter_names(config, model)}
+    adapter = {name: value.detach().clone() for name, value in adapted.items() if value.requires_grad}
     try:
         result = fit(
             module,
@@ -297,7 +311,7 @@ def _frozen_digest(model: nn.Module) -> str:
     content = hashlib.sha256()
     for name, value in model.named_parameters():
         if not value.requires_grad:
-            content.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            content.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
 
 

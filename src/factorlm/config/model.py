@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from factorlm.backbones.adapter import Adapter
 from factorlm.backbones.prompt_states import PromptStates
 from factorlm.backbones.prompting import CausalSource, PromptScorer
+from factorlm.backbones.soft_prompting import SoftPromptScorer
 from factorlm.backbones.store import EncoderSource, embeddings, hidden_states
 from factorlm.baselines.base import Baseline, PromptedRows, TrainingData
 from factorlm.config.build import cache_dir, make
@@ -28,7 +30,7 @@ from factorlm.data.fields import (
     encode_fields,
 )
 from factorlm.data.prepared import Prepared
-from factorlm.data.prompts import few_shots
+from factorlm.data.prompts import PromptTemplate, few_shots
 from factorlm.data.tables import frame
 from factorlm.encoders.base import HistoryEncoder
 from factorlm.errors import UserError
@@ -37,8 +39,10 @@ from factorlm.heads.base import DeepHead, Head, Shape
 from factorlm.models.fields import AdaptedVectors, FrozenVectors, NumericTerms, TextTerms
 from factorlm.models.prompted import Prompted, PromptTerms
 from factorlm.models.recommender import Recommender
+from factorlm.models.soft_tokens import CollaborativeTokens, SoftTokens
 from factorlm.models.table import Table
 from factorlm.objectives.full_softmax import FullSoftmax
+from factorlm.training.checkpoint import load_checkpoint
 
 CALIBRATION = 64  # training rows that scale and offset of a prompt are fitted on
 TEXT_FIELD = FieldSpec(kind="text", side="item", column="text")
@@ -51,6 +55,8 @@ def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Prompted
         UserError: fields, backbone and adapter do not go together.
     """
     builder = _Builder(config, prepared)
+    if config.prompt is None and config.soft_tokens is not None:
+        raise UserError("soft_tokens are for a prompt: set prompt=collm, or soft_tokens=none")
     if config.prompt is None and config.shots is not None:
         raise UserError(f"shots={config.shots} is for a prompt: set prompt=liked, or shots=null")
     if config.prompt is not None and prompt_field(config) is None:
@@ -183,13 +189,40 @@ class _Builder:
             raise UserError(f"task={config.task}: a prompt for each user and item takes too long: set task=pointwise")
         if config.backbone is None:
             raise UserError("prompt without a backbone: set backbone=smollm2_135m, or prompt=none")
+        template: PromptTemplate = make(config.prompt)
+        if template.reads_vectors != (config.soft_tokens is not None):
+            raise UserError(
+                "prompt.target has places of vectors: set soft_tokens=mlp soft_tokens.run=FOLDER, or another prompt"
+                if template.reads_vectors
+                else "soft_tokens without a place in prompt.target: set prompt=collm, or soft_tokens=none"
+            )
         backbone: CausalSource = make(config.backbone)
         model, tokenizer = backbone.load_causal(cache_dir(config))
+        items = self.prepared.frames["item"]
+        if config.soft_tokens is not None:
+            soft: SoftTokens = make(config.soft_tokens)
+            vectors = self._vectors(soft, cast("Tensor", model.get_input_embeddings().weight))
+            return SoftPromptScorer(model, tokenizer, template, items, vectors, train_adapter=soft.train_adapter)
         folder, identity, width = cache_dir(config) / "prompts", backbone.identity(), int(model.config.hidden_size)
         return PromptScorer(
-            model, tokenizer, make(config.prompt), self.prepared.frames["item"],
-            lambda layer: PromptStates(folder, identity, layer, width),
-        )  # fmt: skip
+            model, tokenizer, template, items, lambda layer: PromptStates(folder, identity, layer, width)
+        )
+
+    def _vectors(self, soft: SoftTokens, embeddings: Tensor) -> CollaborativeTokens:
+        """The vectors of another run as tokens."""
+        folder, config = Path(str(soft.run)), self.config
+        trained = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), {"cache": config.cache})
+        assert isinstance(trained, DictConfig)
+        source = make_model(trained, self.prepared)
+        if not isinstance(source, Recommender):
+            kind = type(source).__name__
+            raise UserError(
+                f"soft_tokens.run={folder} is a {kind} and has no vectors: name a run of head=dot or head=fm"
+            )
+        load_checkpoint(source, folder / "checkpoint")
+        rows = torch.from_numpy(few_shots(self.prepared.split.labels["train"], config.shots, config.seed))
+        items = torch.from_numpy(self.prepared.split.items["train"])[rows]
+        return CollaborativeTokens(source, train_contexts(self.prepared)[rows], items, embeddings, soft.hidden)
 
     def _asked_rows(self) -> PromptedRows:
         rows = torch.from_numpy(few_shots(self.prepared.split.labels["train"], self.config.shots, self.config.seed))
@@ -221,7 +254,9 @@ class _Builder:
         if self.config.backbone is not None:
             texts = encode_field("text", TEXT_FIELD, self.prepared.frames["item"], self.prepared.in_train["item"])
             assert isinstance(texts, TextField)
-            vectors = embeddings(make(self.config.backbone), texts.texts, cache_dir(self.config))[torch.tensor(texts.index)]
+            vectors = embeddings(make(self.config.backbone), texts.texts, cache_dir(self.config))[
+                torch.tensor(texts.index)
+            ]
         times = frame(tables.interactions)["timestamp"].to_numpy()[split.rows["train"]]
         rows = split.users["train"], split.items["train"], split.labels["train"], times
         users, items, labels, timestamps = (torch.from_numpy(row) for row in rows)

@@ -47,6 +47,7 @@ class TrainConfig(ShellConfig):
     backbone: Any = None
     adapter: Any = None
     prompt: Any = None
+    soft_tokens: Any = None
     baseline: Any = None
     head: Any = MISSING
     encoder: Any = None

@@ -16,6 +16,7 @@ from factorlm.data.tables import rendered
 from factorlm.errors import UserError
 
 Order = Literal["oldest_first", "latest_first"]
+VECTORS = {"{user_vector}": "\ue000", "{item_vector}": "\ue001"}  # what stands for a vector while a text is written
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class PromptTemplate:
         instruction: what every prompt begins with.
         nothing: what stands for the history where it is empty.
         liked: how an item of the history is written, over the columns of the items table, as in ``"\\n- {title}"``.
-        target: how the asked item is written, and the question.
+        target: how the asked item is written, and the question; ``{user_vector}`` and ``{item_vector}`` are places of
+            vectors, which soft tokens fill.
         order: of the history: ``oldest_first``, so that the latest item stands next to the question, or
             ``latest_first``.
         max_history_tokens: the latest items whose tokens fit are written; older ones are left out.
@@ -61,13 +63,21 @@ class PromptTemplate:
         """Hash of the template: records of equal versions asked in the same words."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether prompts have places of vectors."""
+        return any(name in self.target for name in VECTORS)
+
     def write(self, items: pl.DataFrame) -> tuple[list[str], list[str]]:
-        """Each item of the table as one of a history and as the target.
+        """Each item of the table as one of a history and as the target, with marks in the places of vectors.
 
         Raises:
             UserError: the template names a column that the table has not.
         """
-        return rendered(items, self.liked, "prompt.liked"), rendered(items, self.target, "prompt.target")
+        target = self.target
+        for name, mark in VECTORS.items():
+            target = target.replace(name, mark)
+        return rendered(items, self.liked, "prompt.liked"), rendered(items, target, "prompt.target")
 
     def written(self, history: Sequence[int], lengths: Sequence[int]) -> list[int]:
         """What is written of a history, in the order of writing.

@@ -53,13 +53,13 @@ class Prompted(nn.Module):
             share: of positives in training.
             scale: a value that stays, as for a model that is tuned and finds its own; None: it is fitted.
         """
-        scores = self.scorer(self.scorer.shared(self.scorer.prompts(contexts, items)))
+        scores = self.scorer(self.scorer.read(contexts, items))
         self.scale, self.offset = (torch.tensor(value) for value in platt(scores, labels, scale))
         self.prior = torch.tensor(share).logit()
 
     def penalized(self, contexts: Contexts, items: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [n] of training rows at the share of positives they are drawn with, and no penalty."""
-        logits = self._logits(self.scorer.padded(self.scorer.prompts(contexts, items)))
+        logits = self._logits(self.scorer.trained(contexts, items))
         return logits - self.prior * self._balanced, logits.new_zeros(())
 
     def catalogue(self, contexts: Contexts, items: Tensor) -> PromptCatalogue:
@@ -68,7 +68,7 @@ class Prompted(nn.Module):
 
     def score(self, contexts: Contexts, items: Tensor) -> Tensor:
         """Logits [n] without gradients."""
-        return self._logits(self.scorer.shared(self.scorer.prompts(contexts, items)))
+        return self._logits(self.scorer.read(contexts, items))
 
     def _logits(self, states: Tensor) -> Tensor:
         logits: Tensor = self.scale * self.scorer(states) + self.offset + self.prior

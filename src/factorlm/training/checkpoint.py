@@ -16,8 +16,12 @@ FILE = "model.safetensors"
 
 
 def learned_state(model: nn.Module) -> dict[str, Tensor]:
-    """Everything training made: trainable parameters, and buffers outside the frozen encoder."""
-    trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    """Everything training made, of this run or one it started from: parameters, and buffers outside the encoder."""
+    trainable = {
+        name: value
+        for name, value in model.named_parameters()
+        if value.requires_grad or getattr(value, "learned", False)
+    }
     persistent = model.state_dict()
     fitted = {name: value for name, value in model.named_buffers() if name in persistent and ".encoder." not in name}
     return {name: value.detach() for name, value in {**trainable, **fitted}.items()}
