@@ -124,7 +124,10 @@ def test_prepare_names_the_folder_and_repeats_fast(tmp_path: Path) -> None:
 
 def test_help_and_completion(tmp_path: Path) -> None:
     assert "factorlm compare study=" in factorlm("--help", cwd=tmp_path).stdout
-    assert "dataset: collm_ml1m, files, ml100k, ml1m, synthetic" in factorlm("train", "--help", cwd=tmp_path).stdout
+    assert (
+        "dataset: collm_ml1m, files, ml100k, ml1m, online_retail, synthetic"
+        in factorlm("train", "--help", cwd=tmp_path).stdout
+    )
     assert "complete -" in factorlm("completion", "bash", cwd=tmp_path).stdout
 
     def query(line: str) -> list[str]:

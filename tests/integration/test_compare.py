@@ -124,6 +124,7 @@ def test_a_failing_arm_does_not_stop_the_others(study: Path) -> None:
         (("baseline: ids", "baseline: idz"), "baseline 'idz' is not an arm"),
         (("init_from: text", "init_from: lora"), "which is no arm before it"),
         (("seeds: [1, 2]", "seed: 1"), "missing keys ['seeds'], unknown keys ['seed']"),
+        (("ids: [fields=ids]", "ids: {overrides: {warm: []}}"), "overrides for warm; give a list for each protocol"),
         (("ids: [fields=ids]", "ids: [fields=idz]"), "fields=idz: no such option; did you mean 'ids'?"),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from factorlm.comparison.runs import by_arm, compare_runs, run_differences
 from factorlm.comparison.statistics import holm
 from factorlm.errors import UserError
 from factorlm.metrics.rows import row_metrics
+from factorlm.reporting.figure import draw_bins
 from factorlm.reporting.report import runs_report
 from factorlm.reporting.tables import all_effects, cost, effects, quality, rich_table, slices
 from factorlm.reporting.terminal import show
@@ -326,6 +328,26 @@ def test_tables_fit_the_terminal(tmp_path: Path) -> None:
     full, sampled = report.split("All metrics on uni100 candidates")
     assert "ndcg@10/uni100" not in full
     assert "hit@10" not in sampled
+
+
+def test_bins_are_drawn_with_their_intervals(tmp_path: Path) -> None:
+    effect = {"difference": 0.03, "low": 0.01, "high": 0.05}
+    bins = {f"train_interactions={name}": effect for name in ("0", "1-4", "20+")}
+    first = {"metric": "ndcg@10", "baseline": "ids", "arms": {"ids": {"effect": None, "slices": {}}}}
+    first["arms"] |= {arm: {"effect": effect, "slices": {"cold": effect, **bins}} for arm in ("side", "text")}
+    without = json.loads(json.dumps(first))
+    for own in without["arms"].values():
+        own["slices"] = {}
+    assert not draw_bins({"warm": without}, tmp_path / "figure.svg")
+    assert not (tmp_path / "figure.svg").exists()
+    assert draw_bins({"shop": first, "warm": without}, tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text()
+    words = re.findall(r">([^<>]+)</text>", drawn)
+    assert {"shop", "side", "text", "0", "1-4", "20+", "ndcg@10 minus that of ids"} <= set(words)
+    assert "warm" not in words
+    before = drawn
+    draw_bins({"shop": first}, tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").read_text() == before  # the same figure is the same file
 
 
 def test_an_edited_record_is_refused(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_successive_targets_are_questions_of_their_own(small: Compose) -> None:
 def test_slices_count_some_positives_and_all_candidates(small: Compose) -> None:
     evaluator = ranking(small(
         "split.cold_items=keep", "dataset.num_items=400", "dataset.interactions_per_user=8",
-        "metrics.slices=[topic,tags,price]",
+        "metrics.slices=[topic,tags,price,train_interactions]",
     ))  # fmt: skip
     prepared = evaluator.prepared
     scorer = fixed(prepared)
@@ -195,17 +195,35 @@ def test_slices_count_some_positives_and_all_candidates(small: Compose) -> None:
         "tags=crime": {i for i, tags in enumerate(items["tags"]) if "crime" in tags},
         "tags=book": set(range(len(items))),
         "price=7.0": {i for i, price in enumerate(items["price"]) if price == 7.0},
+        "train_interactions=0": set(np.flatnonzero(counts == 0)),
+        "train_interactions=1-4": set(np.flatnonzero((counts >= 1) & (counts <= 4))),
+        "train_interactions=5-19": set(np.flatnonzero((counts >= 5) & (counts <= 19))),
     }
     wanted, train, valid = (parts_of(prepared, name) for name in ("test", "train", "valid"))
     found = by_user(evaluation, prepared)
     for name, chosen in inside.items():
         for user, own in wanted.items():
             had = train[user] | valid.get(user, set())
-            ranked = ordered_items(scorer.scores_UI, user, set(prepared.split.candidates["test"].tolist()) - had)
+            candidates = set(prepared.split.candidates["test"].tolist()) - had
+            alike = candidates & chosen if name.startswith("train_interactions") else candidates
+            ranked = ordered_items(scorer.scores_UI, user, alike)
             expected = accuracy(ranked, own & chosen, 20)["ndcg@20"] if own & chosen else None
             assert found[user][f"ndcg@20/{name}"] == (expected and pytest.approx(expected, abs=1e-12)), (name, user)
     assert evaluation.values["ndcg@20/tags=book"] == evaluation.values["ndcg@20"]
     assert {name.rpartition("=")[2] for name in evaluation.values if "/topic=" in name} == set(items["topic"])
+
+
+def test_bins_of_training_interactions_come_in_order_and_are_part_of_the_protocol(small: Compose) -> None:
+    evaluator = ranking(small(
+        "split=global_time", "split.cold_items=keep", "split.valid=0.2", "split.test=0.3", "dataset.num_users=400",
+        "metrics.slices=[train_interactions]",
+    ))  # fmt: skip
+    names = evaluator.evaluate(fixed(evaluator.prepared), "test").values
+    bins = [name.rpartition("=")[2] for name in names if name.startswith("ndcg@10/train_interactions=")]
+    assert bins == sorted(bins, key=("0", "1-4", "5-19", "20+").index)
+    assert {"5-19", "20+"} <= set(bins)
+    assert "sliced by train_interactions 0 1-4 5-19 20+" in evaluator.definitions
+    assert evaluator.definitions != ranking(small()).definitions
 
 
 def test_slices_without_positives_are_left_out(small: Compose) -> None:

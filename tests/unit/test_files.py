@@ -24,6 +24,7 @@ def load(path: Path, content: str | bytes | None = None, **changes: object) -> F
         "columns": COLUMNS,
         "min_value": None,
         "negatives": "drop",
+        "duplicates": "refuse",
         "text": None,
     } | changes
     return Files(interactions=str(path), **arguments).load(path.parent)  # type: ignore[arg-type]
@@ -65,6 +66,15 @@ def test_joins_items_and_renders_text(tmp_path: Path) -> None:
 def test_a_repeated_pair_counts_once_at_its_first_time(tmp_path: Path) -> None:
     frames = load(tmp_path / "a.csv", "customer,sku,time\nann,x1,30\nann,x1,10\nbob,x1,5\n")
     assert frames.interactions.rows() == [("ann", "x1", 10, 1.0, True), ("bob", "x1", 5, 1.0, True)]
+
+
+def test_duplicate_rows_are_dropped_on_request(tmp_path: Path) -> None:
+    content = "customer,sku,time,stars\nann,x1,10,5\nann,x1,10,1\nann,x1,30,2\nbob,x1,5,4\n"
+    changes = {"columns": COLUMNS | {"value": "stars"}, "min_value": 3, "negatives": "keep", "duplicates": "drop"}
+    rows = load(tmp_path / "a.csv", content, **changes).interactions
+    assert rows["value"].to_list() == [5, 2, 4]  # the first of equal user, item and time
+    with pytest.raises(UserError, match="dataset.duplicates='keep': it must be one of refuse, drop"):
+        load(tmp_path / "a.csv", content, duplicates="keep")
 
 
 RATED = "customer,sku,time,stars\nann,x1,30,{}\nann,x1,10,{}\nbob,x1,5,{}\n"

@@ -16,11 +16,14 @@ from factorlm.comparison.runs import by_arm, compare_runs
 from factorlm.comparison.study import Study, chosen, load_study
 from factorlm.config.build import make
 from factorlm.errors import UserError
+from factorlm.reporting.figure import draw_bins
 from factorlm.reporting.report import runs_report, study_report, study_results
 from factorlm.reporting.tables import cost, effects, quality
 from factorlm.reporting.terminal import show
 from factorlm.runs.identity import digest
 from factorlm.runs.record import read_record, write_json
+
+FIGURE = "train_interactions.svg"  # beside the report of a study whose runs have these slices
 
 
 def main(config: DictConfig) -> None:
@@ -58,7 +61,10 @@ def main(config: DictConfig) -> None:
     known = (root / "comparison.json").exists() and json.loads((root / "comparison.json").read_text()) == answer
     write_json(root / "comparison.json", answer)
     report = root / "report.md"
-    report.write_text(study_report(study, comparisons, list(config.overrides)))
+    figure = root / FIGURE
+    figure.unlink(missing_ok=True)
+    drawn = draw_bins(comparisons, figure)
+    report.write_text(study_report(study, comparisons, list(config.overrides), FIGURE if drawn else None))
     if config.publish:
         target = Path(config.studies) / study.name
         for protocol in protocols:
@@ -68,7 +74,8 @@ def main(config: DictConfig) -> None:
                 target / "results" / f"{protocol}.json",
                 study_results(comparisons[protocol], map(_record, records)),
             )
-        shutil.copy(report, target / "report.md")
+        for file in (report, figure) if drawn else (report,):
+            shutil.copy(file, target / file.name)
     if config.tracking is not None and not known:
         _track(config, study, root, comparisons)
     if config.json:

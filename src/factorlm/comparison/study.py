@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,9 +15,9 @@ from factorlm.errors import UserError
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: its overrides, and the arm whose finished run of the same protocol and seed it starts from."""
+    """One arm: its overrides by protocol, and the arm whose run of the same protocol and seed it starts from."""
 
-    overrides: list[str]
+    overrides: dict[str, list[str]]
     init_from: str | None = None
 
 
@@ -63,7 +64,7 @@ def load_study(folder: Path) -> Study:
     unknown = [key for key in content or {} if key not in expected]
     if missing or unknown:
         raise UserError(f"{path}: missing keys {missing}, unknown keys {unknown}; it takes {', '.join(expected)}")
-    arms = {name: _arm(path, name, arm) for name, arm in content.pop("arms").items()}
+    arms = {name: _arm(path, name, arm, content["protocols"]) for name, arm in content.pop("arms").items()}
     study = Study(name=folder.name, arms=arms, **content)
     if study.baseline not in arms:
         raise UserError(f"{path}: baseline {study.baseline!r} is not an arm; there are {', '.join(arms)}")
@@ -73,12 +74,21 @@ def load_study(folder: Path) -> Study:
     return study
 
 
-def _arm(path: Path, name: str, content: Any) -> Arm:
+def _arm(path: Path, name: str, content: Any, protocols: Iterable[str]) -> Arm:
+    """An arm of the file: a list of overrides, or overrides, the same or one list for each protocol, and its start."""
     if isinstance(content, list):
-        return Arm(content)
-    if isinstance(content, dict) and set(content) <= {"overrides", "init_from"}:
-        return Arm(content.get("overrides", []), content.get("init_from"))
-    raise UserError(f"{path}: arm {name} must be a list of overrides, or have the keys overrides and init_from")
+        content = {"overrides": content}
+    if not isinstance(content, dict) or not set(content) <= {"overrides", "init_from"}:
+        raise UserError(f"{path}: arm {name} must be a list of overrides, or have the keys overrides and init_from")
+    overrides = content.get("overrides", [])
+    if not isinstance(overrides, dict):
+        overrides = dict.fromkeys(protocols, overrides)
+    if set(overrides) != set(protocols):
+        raise UserError(
+            f"{path}: arm {name} has overrides for {', '.join(overrides)}; "
+            f"give a list for each protocol: {', '.join(protocols)}"
+        )
+    return Arm(overrides, content.get("init_from"))
 
 
 def chosen(names: list[str], wanted: list[str] | None, key: str) -> list[str]:
@@ -98,4 +108,4 @@ def chosen(names: list[str], wanted: list[str] | None, key: str) -> list[str]:
 def train_overrides(study: Study, protocol: str, arm: str) -> list[str]:
     """Overrides of the runs of an arm under a protocol, but for the seed."""
     names = [f"study={study.name}/{protocol}", f"arm={arm}"]
-    return [*study.shared, *study.protocols[protocol], *study.arms[arm].overrides, *names]
+    return [*study.shared, *study.protocols[protocol], *study.arms[arm].overrides[protocol], *names]

@@ -26,6 +26,8 @@ from factorlm.scoring import Catalogue, Contexts, Scorer
 
 HEAD = 0.2  # share of training items, the most popular, that are the head
 MAX_SLICES = 30
+TRAIN_INTERACTIONS = "train_interactions"  # slices by how many an item has
+COUNTS, COUNT_BINS = (1, 5, 20), ("0", "1-4", "5-19", "20+")  # where bins begin, and what they are called
 
 
 class QueryBatch(NamedTuple):
@@ -272,13 +274,17 @@ class RankingEvaluator:
         """Every metric with its version, and the item columns that diversity and slices read, with their content."""
         kinds = [name for name in beyond.VERSIONS if name != "diversity" or self.metrics.diversity is not None]
         named = [f"{name}@{k} v{beyond.VERSIONS[name]}" for k in self.metrics.ks for name in kinds]
-        columns = {"diversity by": self.metrics.diversity} | {f"sliced by {c}": c for c in self.metrics.slices}
+        columns = {"diversity by": self.metrics.diversity} | {
+            f"sliced by {c}": c for c in self.metrics.slices if c != TRAIN_INTERACTIONS
+        }
         items = self.prepared.frames["item"]
         read = [
             f"{use} {fingerprint(items.select('item_id', column))[:8]}"
             for use, column in columns.items()
             if column in items.columns
         ]
+        if TRAIN_INTERACTIONS in self.metrics.slices:
+            read.append(f"sliced by {TRAIN_INTERACTIONS} {' '.join(COUNT_BINS)}")
         return [*self.metrics.definitions, *named, *read]
 
     def task(self, part: str) -> RankingTask:
@@ -304,7 +310,9 @@ class RankingEvaluator:
 
         Slices count the positives of some items only: ``/warm`` and ``/cold`` (with or without training interactions),
         ``/head`` and ``/tail`` (the most popular fifth of training items, and the others), and each value of the item
-        columns in ``metrics.slices``, of which an item may have several. All candidates stay.
+        columns in ``metrics.slices``, of which an item may have several. All candidates stay, but for
+        ``train_interactions`` in ``metrics.slices``: items with 0, 1-4, 5-19 and 20 or more training interactions are
+        ranked among their like.
         """
         task = self.task(part)
         catalogue = scorer.catalogue(task.contexts, task.candidates)
@@ -322,7 +330,11 @@ class RankingEvaluator:
             for name, chosen in slices.items():
                 inside = chosen[batch.items]
                 positives = batch.rows[inside], batch.columns[inside], batch.grades[inside]
-                sliced[name].update(batch.queries, batch.users, scores, *positives, top)
+                if name.startswith(f"{TRAIN_INTERACTIONS}="):
+                    alike = scores.masked_fill(~chosen[task.candidates], -torch.inf)
+                    sliced[name].update(batch.queries, batch.users, alike, *positives)
+                else:
+                    sliced[name].update(batch.queries, batch.users, scores, *positives, top)
             recommended.append(self._recommended(task, batch, Top(*(part[:, : self.top] for part in top))))
         values: dict[str, float] = {}
         per_user = user_table(self.prepared, task.contexts.users.unique())
@@ -387,7 +399,10 @@ class RankingEvaluator:
         halves: dict[str, Tensor] = {"warm": warm, "cold": ~warm, "head": head, "tail": warm & ~head}
         slices = {name: items for name, items in halves.items() if 0 < items[positives].sum() < len(positives)}
         for column in self.metrics.slices:
-            item, value = self._item_values(column, "metrics.slices")
+            if column == TRAIN_INTERACTIONS:
+                item, value = _count_bins(counts)
+            else:
+                item, value = self._item_values(column, "metrics.slices")
             found = value.unique().sort()
             if len(found) > MAX_SLICES:
                 raise UserError(
@@ -398,3 +413,9 @@ class RankingEvaluator:
                 if inside[positives].any():
                     slices[f"{column}={one}"] = inside
         return slices
+
+
+def _count_bins(counts: npt.NDArray[np.int64]) -> tuple[pl.Series, pl.Series]:
+    """Items, and the bin of their training interactions [I], which sort by number."""
+    bins = pl.Series(np.array(COUNT_BINS)[np.searchsorted(COUNTS, counts, side="right")], dtype=pl.Enum(COUNT_BINS))
+    return pl.Series(np.arange(len(counts))), bins

@@ -22,7 +22,8 @@ class RankingMetrics(PerUserMetric):
         max_grade: highest rating: adds ``rated_ndcg`` and ``err``; None: ratings are ignored.
         diversity: item column whose values say how alike two items are: adds ``diversity`` to what an evaluation
             reports; None: it is left out.
-        slices: item columns; an evaluation also reports accuracy for the positives with each of their values.
+        slices: item columns; an evaluation also reports accuracy for the positives with each of their values. Beside
+            columns there is ``train_interactions``: how many of them an item has, in four bins.
     """
 
     ks: list[int]

@@ -27,6 +27,8 @@ KEPT = (
     "hardware",
 )
 
+FIGURE = "Difference to the baseline, with 95 % intervals, over the number of training interactions of an item"
+
 NOTES = (
     "* Arms are paired user by user and seed by seed. Interval and p are for users and seeds drawn anew, both crossed",
     "  random effects; Holm adjusts p for the arms of a table, q (Benjamini-Hochberg) for all effects in a protocol.",
@@ -40,8 +42,10 @@ NOTES = (
 )
 
 
-def study_report(study: Study, comparisons: Mapping[str, Mapping[str, Any]], overrides: Sequence[str]) -> str:
-    """The report of a study: question, verdicts, tables, and what they rest on."""
+def study_report(
+    study: Study, comparisons: Mapping[str, Mapping[str, Any]], overrides: Sequence[str], figure: str | None = None
+) -> str:
+    """The report of a study: question, figure beside the report, verdicts, tables, and what they rest on."""
     first = next(iter(comparisons.values()))
     head = [f"# {study.name}{_bar(*comparisons.values())}", "", study.question, ""]
     head += [
@@ -51,6 +55,8 @@ def study_report(study: Study, comparisons: Mapping[str, Mapping[str, Any]], ove
     ]
     if overrides:
         head += [f"Run with the overrides `{' '.join(overrides)}`.", ""]
+    if figure is not None:
+        head += [f"![{FIGURE}]({figure})", ""]
     return _report(head, comparisons)
 
 

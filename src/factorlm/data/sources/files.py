@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import polars as pl
 
 from factorlm.data.reading import checksum, column, identifier, number, read_table, seconds
 from factorlm.data.tables import Frames, Negatives, canonical
 from factorlm.errors import UserError
+
+Duplicates = Literal["refuse", "drop"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Files:
             every row is a positive interaction). The users and items tables use the same names for their key.
         min_value: interactions with a smaller value are negatives; None: there are none, or values are 0 and 1.
         negatives: ``drop`` them, or ``keep`` them as rows of label 0.
+        duplicates: ``refuse`` rows that are equal in user, item and time, or ``drop`` all but the first of them.
         text: template of the item text over the columns of the items table, such as ``"{name}: {blurb}"``.
     """
 
@@ -35,13 +39,20 @@ class Files:
     columns: Mapping[str, str | None]
     min_value: float | None
     negatives: Negatives
+    duplicates: Duplicates
     text: str | None
+
+    def __post_init__(self) -> None:
+        if self.duplicates not in get_args(Duplicates):
+            raise UserError(
+                f"dataset.duplicates={self.duplicates!r}: it must be one of {', '.join(get_args(Duplicates))}"
+            )
 
     def identity(self) -> object:
         """The checksums of the files and the mapping."""
         paths = [*self._paths, self.items, self.users]
         sums = [path and checksum(path) for path in paths]
-        return ["files", sums, dict(self.columns), self.min_value, self.negatives, self.text]
+        return ["files", sums, dict(self.columns), self.min_value, self.negatives, self.duplicates, self.text]
 
     def load(self, cache_dir: Path) -> Frames:
         """Read and check the files."""
@@ -51,6 +62,8 @@ class Files:
         tables = [self._read(path) for path in self._paths]
         several = len(tables) > 1
         interactions = pl.concat(tables, how="vertical_relaxed").unique(maintain_order=True) if several else tables[0]
+        if self.duplicates == "drop":
+            interactions = interactions.unique(["user_id", "item_id", "timestamp"], keep="first", maintain_order=True)
         return canonical(
             interactions,
             self._keyed(self.users, "user", "user_id"),
