@@ -99,7 +99,7 @@ def test_a_clean_run_passes(audit: Audit) -> None:
 CLEAN = {
     "successive": ["split.target=successive", "split.test=0.3"],
     "uniform": ["candidates=uniform"],
-    "slices": ["metrics.slices=[topic,tags]", "metrics.diversity=tags", "split.cold_items=keep"],
+    "slices": ["metrics.slices=[topic,tags,train_interactions]", "metrics.diversity=tags", "split.cold_items=keep"],
     "text": ["backbone=tiny", "split=cold_item", "dataset.num_items=240"],
     "cold users": ["split=cold_user", "dataset.num_items=240"],
 }
