@@ -25,7 +25,9 @@ smallest_effect: 0.01
 baseline: ids
 seeds: [1, 2]
 protocols: {warm: [split=user_time], cold: [split=cold_item]}
-shared: [dataset=synthetic, trainer.max_epochs=12, optimizer.lr=0.03, batch_size=256, model.factor_l2=0.01]
+shared:
+  [dataset=synthetic, trainer.max_epochs=12, optimizer.lr=0.03, batch_size=256, model.factor_l2=0.01,
+   "metrics.slices=[train_interactions]"]
 arms:
   popularity: [baseline=bias]
   ids: [fields=ids]
@@ -100,6 +102,8 @@ def test_killed_and_continued_it_answers_the_question(study: Path) -> None:
     assert "text is better than ids" in report
     assert answer["protocols"]["cold"]["margin"] == 0.01
     assert (study / "experiments/demo/report.md").read_text() == report
+    assert "](train_interactions.svg)" in report
+    assert "ndcg@10 minus that of ids" in (study / "experiments/demo/train_interactions.svg").read_text()
     assert str(study) not in (study / "experiments/demo/results/cold.json").read_text()
     again = subprocess.run(command(), cwd=study, env=environment(study), capture_output=True, check=False)
     assert again.returncode == 0
