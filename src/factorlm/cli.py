@@ -22,6 +22,7 @@ COMMANDS = {
     "power": "plan: how many users and seeds it takes to see an effect",
     "score": "referee: lists of any system (TREC, parquet, csv) under the same metrics and statistics",
     "audit": "examine a finished run for leakage, ties, order sensitivity and other ways to be wrong",
+    "probe": "ask whether a language model knows the catalogue, or what users liked, by heart",
     "check": "validate every config file, or one composition, against the real signatures",
     "runs": "list runs",
     "completion": "print the shell completion script for bash or zsh",
@@ -30,7 +31,7 @@ HYDRA = (  # long options that it knows
     "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "info",
     "config-path", "config-name", "config-dir", "experimental-rerun",
 )  # fmt: skip
-CONFIGS = {"prepare": "train", "train": "train", "check": "train"}
+CONFIGS = {"prepare": "train", "train": "train", "probe": "train", "check": "train"}
 HELP = """FactorLM: does the language model make this recommender better, by how much, at what cost?
 
 usage: factorlm COMMAND [key=value ...]
