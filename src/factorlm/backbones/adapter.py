@@ -6,12 +6,13 @@ An untrained adapter changes nothing; a trained one is saved by itself, and `mer
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from factorlm.backbones.encoder import TextEncoder
 from factorlm.errors import UserError
@@ -37,10 +38,13 @@ class Adapter(ABC):
         num_layers: how many of the top layers are adapted; everything below stays frozen and is computed once.
         targets: linear maps adapted in each layer, by their name or by their path inside the layer, as
             ``mlp.c_proj``; None: those the paper adapts, as the architecture calls them.
+        gradient_checkpointing: keep of each adapted layer only what enters it and run it again for its gradients: less
+            memory for a third more time. T. Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.
     """
 
     num_layers: int
     targets: Sequence[str] | None
+    gradient_checkpointing: bool = False
 
     def first_layer(self, encoder: TextEncoder) -> int:
         """Index of the lowest adapted layer.
@@ -67,6 +71,9 @@ class Adapter(ABC):
         for value in encoder.model.parameters():
             if value.requires_grad:
                 value.data = value.data.float()
+        if self.gradient_checkpointing:  # that of transformers wants layers in training, where dropout is on
+            for layer in encoder.layers[self.first_layer(encoder) :]:
+                layer.forward = _recomputed(layer.forward)
 
     @abstractmethod
     def _config(self, encoder: TextEncoder) -> PeftConfig:
@@ -180,6 +187,15 @@ def merge(encoder: TextEncoder) -> None:
     for name, layer in layers:
         layer.merge()
         encoder.model.set_submodule(name, layer.get_base_layer())
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
 
 
 def _linear_maps(encoder: TextEncoder, first: int) -> Iterator[tuple[str, str]]:

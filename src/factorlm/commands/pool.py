@@ -1,25 +1,21 @@
-"""Train several runs at once, a process each, started from one that has already imported everything."""
+"""Train several runs at once, a process each."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from factorlm.commands.processes import pool, print_to
 from factorlm.commands.train import TerminatedError, finished, run_folder, train
 from factorlm.errors import UserError
-
-PRELOAD = ["factorlm.commands.train", "factorlm.training.fit", "factorlm.tracking.wandb", "transformers"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ def train_all(jobs: list[Job], workers: int, report: Callable[[str, str], None])
     folders: dict[str, Path] = {}
     failed: dict[str, str] = {}
     waiting, running = list(jobs), dict[Future[Path], Job]()
-    with _pool(workers) as pool:
+    with pool(workers, BaseProcess.terminate) as executor:
         while waiting or running:
             for job in [job for job in waiting if job.after in folders or job.after is None][: workers - len(running)]:
                 waiting.remove(job)
@@ -53,7 +49,7 @@ def train_all(jobs: list[Job], workers: int, report: Callable[[str, str], None])
                 report(job.name, "started")
                 folder = finished(OmegaConf.create(config))
                 if folder is None:
-                    running[pool.submit(_work, config)] = job
+                    running[executor.submit(_work, config)] = job
                 else:
                     folders[job.name] = folder
                     report(job.name, "done")
@@ -80,41 +76,11 @@ def train_all(jobs: list[Job], workers: int, report: Callable[[str, str], None])
     return folders
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent, max_tasks_per_child=1)
-    try:
-        yield pool
-    except BaseException:
-        processes: Mapping[int, Any] = pool._processes or {}
-        for process in list(processes.values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, so that nothing trains on unseen."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _work(content: dict[str, Any]) -> Path:
     config = OmegaConf.create(content)
     folder = run_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a") as log:
-        os.dup2(log.fileno(), sys.stdout.fileno())
-        os.dup2(log.fileno(), sys.stderr.fileno())
+    print_to(folder / "log.txt")
     try:
         return train(config, progress=False, wait=True)
     except (KeyboardInterrupt, TerminatedError):

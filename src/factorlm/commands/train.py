@@ -9,6 +9,10 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +28,7 @@ from factorlm.assets import write_atomically
 from factorlm.backbones.adapter import adapter_names
 from factorlm.backbones.prompting import scorer_in
 from factorlm.baselines.base import Baseline
+from factorlm.commands.processes import pool, print_to
 from factorlm.config.build import cache_dir, make, make_data
 from factorlm.config.check import check_config
 from factorlm.config.evaluator import Evaluator, make_evaluator
@@ -37,7 +42,7 @@ from factorlm.models.prompted import Prompted
 from factorlm.models.recommender import Recommender
 from factorlm.reporting.metrics import metric_lines
 from factorlm.runs.identity import code_version, digest, protocol
-from factorlm.runs.record import Record, read_record
+from factorlm.runs.record import Record, peak_memory_mb, read_record
 from factorlm.runs.store import claim, clear
 from factorlm.training.checkpoint import learned_state, load_checkpoint, save_checkpoint
 
@@ -46,6 +51,7 @@ IRRELEVANT = ("study", "arm", "run", "cache", "tracking", "plugins")
 # how a protocol names the items that a split lets be ranked
 POOLS = {"train": "items of training", "all": "all items", "part": "items of the part"}
 log = Console(stderr=True)
+Note = Callable[..., None]  # takes what the record says
 
 
 class TerminatedError(BaseException):
@@ -114,25 +120,18 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
         record = Record(folder, {**names, "init_from": config.init_from, "code": code})
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
         previous = signal.signal(signal.SIGTERM, _terminated) if _in_main_thread() else None
-        tracker = None
         try:
-            if config.tracking is not None:
-                with _quiet():
-                    tracker = make(config.tracking).start(
-                        folder,
-                        name=f"{config.arm}-seed{config.seed}",
-                        group=str(config.study).partition("/")[0],
-                        job_type=config.arm,
-                        config=OmegaConf.to_container(config, resolve=True),
-                    )
-            _run(config, folder, record, tracker, started, progress)
-            _finish(record, tracker, "done", 0)
+            processes = _processes(config)
+            if processes == 1:
+                _tracked(config, folder, record.update, started, progress)
+                record.finish("done")
+            else:
+                record.finish("done", **_train_together(config, folder, processes, started, progress))
         except (KeyboardInterrupt, TerminatedError):
-            _finish(record, tracker, "cancelled", 143)
+            record.finish("cancelled")
             raise
         except BaseException as error:
-            record.update(error=f"{type(error).__name__}: {error}")
-            _finish(record, tracker, "failed", 1)
+            record.finish("failed", error=f"{type(error).__name__}: {error}")
             raise
         finally:
             if previous is not None:
@@ -146,25 +145,91 @@ def _starts(config: DictConfig) -> dict[str, Path]:
     return {key: Path(folder) for key, folder in named.items() if folder}
 
 
+def _processes(config: DictConfig) -> int:
+    """How many train the run together; what has no epochs is done by one."""
+    devices = config.trainer.devices
+    if config.baseline is not None or (config.prompt is not None and config.adapter is None):
+        return 1
+    if isinstance(devices, int) and devices > 0:
+        return devices
+    raise UserError(f"trainer.devices={devices}: name how many, as in trainer.devices=2")
+
+
+def _train_together(config: DictConfig, folder: Path, processes: int, started: float, progress: bool) -> dict[str, Any]:
+    """Train a run by several processes; return what the record says of it. Where one fails, all end."""
+    from lightning_fabric.plugins.environments.lightning import find_free_network_port
+
+    port = find_free_network_port()
+    with pool(processes, BaseProcess.kill) as executor:
+        common = config, folder, port, started, progress
+        futures = [executor.submit(_take_part, rank, *common) for rank in range(processes)]
+        ended = wait(futures, return_when=FIRST_EXCEPTION).done
+        errors = [error for error in (future.exception() for future in ended) if error is not None]
+        for error in sorted(errors, key=lambda error: not isinstance(error, UserError)):  # others fail for want of it
+            if isinstance(error, BrokenProcessPool):
+                raise UserError("a process of the run was killed, perhaps for memory; lower batch_size") from error
+            raise error
+        values = [future.result() for future in futures]
+    return values[0] | {"peak_memory_mb": max(value["peak_memory_mb"] for value in values)}
+
+
+def _take_part(
+    rank: int, config: DictConfig, folder: Path, port: int, started: float, progress: bool
+) -> dict[str, Any]:
+    """Be one of the processes of a run; the first writes its folder. What a record says of the run, and peak memory."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us decides
+    if rank or not progress:
+        print_to(folder / "log.txt")
+    os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    values: dict[str, Any] = {}
+    torch.set_num_threads(config.threads)
+    _tracked(config, folder, values.update, started, progress and not rank, rank)
+    torch.distributed.destroy_process_group()
+    return values | {"peak_memory_mb": peak_memory_mb()}
+
+
+def _tracked(config: DictConfig, folder: Path, note: Note, started: float, progress: bool, rank: int = 0) -> None:
+    """Train and evaluate, mirrored to the tracker by the first process of a run."""
+    tracker = None
+    code = 1
+    try:
+        if config.tracking is not None and not rank:
+            with _quiet():
+                tracker = make(config.tracking).start(
+                    folder,
+                    name=f"{config.arm}-seed{config.seed}",
+                    group=str(config.study).partition("/")[0],
+                    job_type=config.arm,
+                    config=OmegaConf.to_container(config, resolve=True),
+                )
+        _run(config, folder, note, tracker, started, progress, rank)
+        code = 0
+    except (KeyboardInterrupt, TerminatedError):
+        code = 143
+        raise
+    finally:
+        if tracker is not None:
+            from factorlm.tracking.wandb import finish
+
+            with _quiet():
+                finish(tracker, code)
+
+
 def _check_adapter(config: DictConfig) -> None:
     """Refuse a run to start from whose adapter this run lacks or has otherwise."""
     start = Path(config.init_from)
     adapter = OmegaConf.select(OmegaConf.load(start / "config.yaml"), "adapter")
-    if adapter is not None and adapter != config.adapter:
+    if adapter is not None and _weights_of(adapter) != _weights_of(config.adapter):
         kind = adapter["_target_"].rpartition(".")[2]
         raise UserError(f"init_from={start} has a trained {kind}: this run needs the adapter of its config.yaml")
 
 
-def _finish(record: Record, tracker: Any, status: str, exit_code: int) -> None:
-    if tracker is not None:
-        from factorlm.tracking.wandb import finish
-
-        with _quiet():
-            finish(tracker, exit_code)
-    record.finish(status)
+def _weights_of(adapter: DictConfig | None) -> dict[str, Any]:
+    """What of an adapter's config determines its weights."""
+    return {str(key): value for key, value in (adapter or {}).items() if key != "gradient_checkpointing"}
 
 
-def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started: float, progress: bool) -> None:
+def _run(config: DictConfig, folder: Path, note: Note, tracker: Any, started: float, progress: bool, rank: int) -> None:
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)
     import pytorch_lightning as lightning
@@ -179,19 +244,19 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
         started_from = (read_record(start) or {})["protocol"]
         if (started_from["data"], started_from["split"]) != (parts["data"], parts["split"]):
             raise UserError(f"{start_key}={start} was trained on other rows: its split must be the same")
-    record.update(protocol=parts, fingerprint=digest(parts), split=meta["split"], tables=prepared.tables_fingerprint)
+    note(protocol=parts, fingerprint=digest(parts), split=meta["split"], tables=prepared.tables_fingerprint)
     clock("prepare")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     model = make_model(config, prepared)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    record.update(parameters={"trainable": trainable, "frozen": frozen})
+    note(parameters={"trainable": trainable, "frozen": frozen})
     clock("build")
     rows = used_rows(config, prepared)
-    record.update(training_rows=len(rows))
+    note(training_rows=len(rows))
     scorer = scorer_in(model)
     if scorer is not None:
-        record.update(prompt=scorer.writer.version)
+        note(prompt=scorer.writer.version)
     if not isinstance(model, Baseline) and trainable:
         if config.init_from:
             adapter, names = _adapter_names(config, model), learned_state(model)
@@ -201,6 +266,9 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
             ]
             load_checkpoint(model, Path(config.init_from) / "checkpoint", new=[adapter, *parts_of])
         trained = _fit(config, folder, model, prepared, evaluator, rows, tracker, progress)
+        if _processes(config) > 1 and config.trainer.strategy == "fsdp":  # its layers are in pieces
+            model = make_model(config, prepared)
+            load_checkpoint(model, folder / "checkpoint")
     else:
         save_checkpoint(model, folder / "checkpoint")
         trained = {}
@@ -209,7 +277,8 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
     valid = evaluator.evaluate(model, "valid")
     clock("validate")
     test = evaluator.evaluate(model, "test")
-    write_evaluation(test, folder)
+    if not rank:
+        write_evaluation(test, folder)
     values = valid.named("valid") | test.named("test")
     clock("evaluate")
     seconds["total"] = round(time.perf_counter() - started, 2)
@@ -218,7 +287,7 @@ def _run(config: DictConfig, folder: Path, record: Record, tracker: Any, started
 
         summarize(tracker, {**values, "fingerprint": digest(parts), "seconds": seconds, "parameters": trainable})
     ms_per_user = round(1000 * seconds["evaluate"] / len(test.per_user), 4)
-    record.update(metrics=values, seconds=seconds, ms_per_user=ms_per_user, test_evaluations=1, **trained)
+    note(metrics=values, seconds=seconds, ms_per_user=ms_per_user, test_evaluations=1, **trained)
 
 
 def run_protocol(config: DictConfig, prepared: Prepared, evaluator: Evaluator) -> dict[str, Any]:
@@ -250,6 +319,7 @@ def _fit(
     """Train, keep the best weights, and return what the record says of it."""
     from factorlm.training.fit import fit
     from factorlm.training.module import DivergedError, PointwiseModule, RankingModule, TaskBatches, TrainBatches
+    from factorlm.training.strategies import make_strategy
 
     split, task = prepared.split, evaluator.task("valid")
     items, labels = (torch.from_numpy(part["train"][rows]) for part in (split.items, split.labels))
@@ -267,7 +337,7 @@ def _fit(
         contexts = contexts[torch.from_numpy(rows)]
     by_user = model.shares_histories
     batches = TrainBatches(contexts, columns, config.batch_size, config.seed, by_user=by_user)
-    before = _frozen_digest(model)
+    before = _frozen_digests(model)
     adapted = {name: model.get_parameter(name) for name in _adapter_names(config, model)}
     adapter = {name: value.detach().clone() for name, value in adapted.items() if value.requires_grad}
     try:
@@ -281,20 +351,24 @@ def _fit(
             folder=folder / "checkpoint",
             logger=tracker,
             progress=progress,
+            strategy=make_strategy(config.trainer.strategy, model) if _processes(config) > 1 else None,
         )
     except DivergedError as error:
         interactions = split.rows["train"][rows[batches.rows(error.batch).numpy()]].tolist()
         path = folder / "diverged.json"
         write_atomically(path, json.dumps({"interactions": interactions}).encode())
         raise UserError(f"{error}; the interactions of the batch are listed in {path}") from error
-    if _frozen_digest(model) != before:
+    after = _frozen_digests(model)
+    if any(before[name] != digest for name, digest in after.items()):
         raise RuntimeError("training changed weights that are frozen")
     if adapter and all(torch.equal(model.get_parameter(name).cpu(), value.cpu()) for name, value in adapter.items()):
         raise UserError("training left the adapter as it was: raise optimizer.lr, or train for more steps")
     return {
         "best_epoch": result.best_epoch,
         "steps": result.steps,
-        "training_rows_seen": min(result.steps * config.batch_size, len(result.history) * len(items)),
+        "training_rows_seen": min(
+            result.steps * config.trainer.accumulate_grad_batches * config.batch_size, len(result.history) * len(items)
+        ),
         "history": result.history,
     }
 
@@ -304,15 +378,17 @@ def _adapter_names(config: DictConfig, model: nn.Module) -> list[str]:
     return [] if config.adapter is None else adapter_names(model)
 
 
-def _frozen_digest(model: nn.Module) -> str:
-    """Hash of the frozen weights; the empty model hashes equal too."""
+def _frozen_digests(model: nn.Module) -> dict[str, str]:
+    """Hash of each frozen weight that is whole in this process."""
     import hashlib
 
-    content = hashlib.sha256()
-    for name, value in model.named_parameters():
-        if not value.requires_grad:
-            content.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return content.hexdigest()
+    from torch.distributed.tensor import DTensor
+
+    return {
+        name: hashlib.sha256(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+        for name, value in model.named_parameters()
+        if not value.requires_grad and not isinstance(value, DTensor)
+    }
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:

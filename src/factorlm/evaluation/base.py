@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from factorlm.data.prepared import Prepared
+from factorlm.parallel import place
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,16 @@ def user_table(prepared: Prepared, users: Tensor) -> pl.DataFrame:
 
 def share(number: int, size: int) -> range:
     """Starts of the batches of ``size`` rows out of ``number``; in a process group, those of this process."""
-    process, processes = 0, 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        process, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    process, processes = place()
     return range(process * size, number, processes * size)
 
 
 def gathered(tables: list[pl.DataFrame]) -> pl.DataFrame:
     """One table of several; in a process group, of those of all processes."""
     parts = [tables]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        parts = [tables] * torch.distributed.get_world_size()
+    _, processes = place()
+    if processes > 1:
+        parts = [tables] * processes
         torch.distributed.all_gather_object(parts, tables)
     return pl.concat(table for part in parts for table in part)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from factorlm.backbones.encoder import TextEncoder
 from factorlm.data.fields import NumericField
+from factorlm.parallel import largest
 
 FieldTerms = tuple[Tensor, Tensor]
 
@@ -122,8 +124,10 @@ class AdaptedVectors(nn.Module):
     def forward(self, texts: Tensor) -> Tensor:
         """Vectors [n, H] of n text rows, computed in batches of similar length."""
         order = torch.tensor(sorted(range(len(texts)), key=lambda i: len(self._tokens[int(texts[i])])))
-        batches = [order[start : start + self._batch_texts] for start in range(0, len(texts), self._batch_texts)]
-        rows = torch.cat([self.states[:0], *(self._encode(texts[batch]) for batch in batches)])
+        batches = [texts[order[start : start + self._batch_texts]] for start in range(0, len(texts), self._batch_texts)]
+        if isinstance(self.encoder.layers[-1], FSDPModule):  # all processes run a divided layer equally often
+            batches += [torch.zeros(1, dtype=torch.int64)] * (largest(len(batches)) - len(batches))
+        rows = torch.cat([self.states[:0], *(self._encode(batch) for batch in batches)])
         return rows[order.argsort()]
 
     def _encode(self, texts: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""The interface of an objective."""
+"""The interface of an objective.
+
+Where processes share a batch, a loss is so weighted that its average over them is the loss of the whole batch.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from factorlm.objectives.base import Negatives, require_negatives
+from factorlm.parallel import weight
 
 
 class BCE(nn.Module):
@@ -23,5 +24,5 @@ class BCE(nn.Module):
     def forward(self, positive: Tensor, candidates: Tensor, log_rate: Tensor) -> Tensor:
         """Mean loss of ``positive`` [B] against ``candidates`` [B, C]."""
         drawn = candidates.isfinite()
-        negative = nn.functional.softplus(candidates).sum() / drawn.sum().clamp(min=1)
-        return nn.functional.softplus(-positive).mean() + negative
+        negative = nn.functional.softplus(candidates).sum() / drawn.sum().clamp(min=1) * weight(drawn.sum().item())
+        return nn.functional.softplus(-positive).mean() * weight(len(positive)) + negative

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from factorlm.objectives.base import Negatives, require_negatives
+from factorlm.parallel import weight
 
 
 class BPR(nn.Module):
@@ -25,4 +26,5 @@ class BPR(nn.Module):
     def forward(self, positive: Tensor, candidates: Tensor, log_rate: Tensor) -> Tensor:
         """Mean loss of ``positive`` [B] against ``candidates`` [B, C]."""
         drawn = candidates.isfinite()
-        return nn.functional.softplus(candidates - positive.unsqueeze(1)).sum() / drawn.sum().clamp(min=1)
+        number = drawn.sum().clamp(min=1)
+        return nn.functional.softplus(candidates - positive.unsqueeze(1)).sum() / number * weight(drawn.sum().item())

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from factorlm.parallel import weight
+
 ROWS = 128  # of scores made at once: they stay in the cache of one core
 
 
@@ -25,7 +27,7 @@ class FullSoftmax(nn.Module):
         with torch.autocast(users.device.type, enabled=False):  # scores and losses stay float32
             inputs = users.to(dtype), items.to(dtype), targets
             loss: Tensor = _ProductCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
-        return loss
+        return loss * weight(len(users))
 
 
 class _ProductCrossEntropy(Function):

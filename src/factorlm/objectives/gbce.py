@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from factorlm.errors import UserError
 from factorlm.objectives.base import Negatives, require_negatives
+from factorlm.parallel import weight
 
 
 class GBCE(nn.Module):
@@ -35,4 +36,5 @@ class GBCE(nn.Module):
         alpha = log_rate[0].exp().clamp(max=1.0)
         beta = alpha * (self._t * (1 - 1 / alpha) + 1 / alpha)
         negative = nn.functional.softplus(candidates).sum(1)
-        return (beta * nn.functional.softplus(-positive) + negative).mean() / candidates.shape[1]
+        loss = (beta * nn.functional.softplus(-positive) + negative).mean() / candidates.shape[1]
+        return loss * weight(len(positive))

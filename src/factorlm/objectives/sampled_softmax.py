@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from factorlm.objectives.base import Negatives, require_negatives
+from factorlm.parallel import weight
 
 
 class SampledSoftmax(nn.Module):
@@ -32,4 +33,5 @@ class SampledSoftmax(nn.Module):
         """See `SampledObjective`."""
         if self._logq:
             candidates = candidates - log_rate
-        return (torch.cat([positive.unsqueeze(1), candidates], 1).logsumexp(1) - positive).mean()
+        loss = (torch.cat([positive.unsqueeze(1), candidates], 1).logsumexp(1) - positive).mean()
+        return loss * weight(len(positive))

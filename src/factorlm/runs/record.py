@@ -51,7 +51,7 @@ class Record:
 
     def finish(self, status: str, **values: Any) -> None:
         """Add the last values and the status ``done``, ``failed`` or ``cancelled``."""
-        self.update(**values, ended=_now(), peak_memory_mb=peak_memory_mb(), status=status)
+        self.update(**{"ended": _now(), "peak_memory_mb": peak_memory_mb(), **values, "status": status})
 
     def write(self) -> None:
         """Replace the file atomically."""

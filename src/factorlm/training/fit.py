@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy
 
 from factorlm.errors import UserError
 from factorlm.training.checkpoint import load_checkpoint, save_checkpoint
@@ -54,7 +56,8 @@ class KeepBest(Callback):
             raise UserError(f"{self._monitor} has no value in validation: select by another metric")
         if self.best_epoch < 0 or metrics[self._monitor] > self._best:
             self.best_epoch, self._best = trainer.current_epoch, metrics[self._monitor]
-            save_checkpoint(module.model, self._folder)
+            if trainer.is_global_zero:
+                save_checkpoint(module.model, self._folder)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         """Lightning turns an interrupt into exit status 1: remember it."""
@@ -72,6 +75,7 @@ def fit(
     folder: Path,
     logger: Logger | None,
     progress: bool,
+    strategy: DDPStrategy | None = None,
 ) -> FitResult:
     """Train until validation stops improving, then restore the best weights.
 
@@ -85,6 +89,7 @@ def fit(
         folder: where the checkpoint goes.
         logger: of Lightning, or None.
         progress: whether to show a progress bar.
+        strategy: of several processes, of which this is one; None: this is the only one.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -97,6 +102,10 @@ def fit(
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*training batches.*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+        warnings.filterwarnings(
+            "ignore", ".*It is recommended to use .*sync_dist=True.*"
+        )  # metrics gather by themselves
+        shared = {"strategy": strategy or "auto", "plugins": [LightningEnvironment()] if strategy else None}
         trainer = trainer_factory(
             logger=logger or False,
             callbacks=callbacks,
@@ -106,6 +115,7 @@ def fit(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=1,  # batches by user differ in number from epoch to epoch
+            **shared,
         )
         if trainer.precision not in ("32-true", "16-mixed", "bf16-mixed"):
             raise UserError(f"trainer.precision={trainer.precision}: weights are float32; set bf16-mixed or 32-true")
@@ -116,5 +126,6 @@ def fit(
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 raise KeyboardInterrupt from None
             raise
+    trainer.strategy.barrier()  # until the first process has written it
     load_checkpoint(module.model, folder)
     return FitResult(keep.best_epoch, trainer.global_step, keep.history)

@@ -20,6 +20,7 @@ from factorlm.models.prompted import Prompted
 from factorlm.models.recommender import Recommender
 from factorlm.objectives.base import PointwiseObjective, SampledObjective
 from factorlm.objectives.full_softmax import FullSoftmax
+from factorlm.parallel import joined, place, total, weight
 from factorlm.scoring import Catalogue, Contexts
 from factorlm.training.optimizers import RowAdagrad, RowAdam
 
@@ -54,9 +55,16 @@ class _Module(pl.LightningModule):
             raise UserError("optimizer: row-wise ones are for embedding tables, and a prompt has none: set adamw")
         if sparse and self.trainer.gradient_clip_val:
             raise UserError("trainer.gradient_clip_val: row-wise optimizers clip nothing; set optimizer=adamw")
+        if sparse and self.trainer.world_size > 1:
+            raise UserError("optimizer: row-wise ones train in one process: set trainer.devices=1, or optimizer=adamw")
         if isinstance(self.model, Recommender):
             self.model.table.sparse = sparse
         return optimizer
+
+    def on_fit_start(self) -> None:
+        """Give each process a dropout of its own; weights and negatives are those of one seed."""
+        if self.global_rank:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def on_train_epoch_start(self) -> None:
         """Begin the mean loss of the epoch."""
@@ -68,8 +76,8 @@ class _Module(pl.LightningModule):
 
     @property
     def mean_loss(self) -> float:
-        """Of the rows trained in this epoch so far."""
-        return self._loss / max(1, self._rows)
+        """Of the rows trained in this epoch so far, by all processes."""
+        return total(self._loss) / place()[1] / max(1, self._rows)
 
     def _in_float32(self) -> torch.autocast:
         """Scores and losses are float32, whatever trainer.precision the fields are computed in."""
@@ -79,6 +87,9 @@ class _Module(pl.LightningModule):
         value = loss.item()
         if not math.isfinite(value):
             raise DivergedError(f"the loss is {value} at step {self.global_step}: lower optimizer.lr", batch)
+        if place()[1] > 1:
+            assert isinstance(self.trainer.train_dataloader, TrainBatches)
+            rows = len(self.trainer.train_dataloader.rows(batch))  # of all processes
         self._loss, self._rows = self._loss + value * rows, self._rows + rows
         return loss
 
@@ -147,7 +158,8 @@ class RankingModule(_Module):
                     candidates = self.model.cross_scores(user, both.take(rows[1]))
                 candidates = candidates.masked_fill(drawn == items.unsqueeze(1), -torch.inf)
                 loss = self._objective(positive, candidates, log_rate)
-        return self._counted(loss + self.model.penalty(user, item), len(items), batch_idx)
+        penalty = self.model.penalty(user, item) * weight(len(items))
+        return self._counted(loss + penalty, len(items), batch_idx)
 
     def _drawn(self, items: Tensor, objective: SampledObjective) -> tuple[Tensor, Tensor]:
         """Negatives [C] of a step and the log of how often each was expected to be drawn [C]."""
@@ -159,6 +171,7 @@ class RankingModule(_Module):
         if objective.negatives == "popularity":
             places = torch.multinomial(share.cpu(), number, True, generator=self._generator).to(self.device)
             return self.train_items[places], (number * share[places]).log()
+        items = joined(items)
         return items, (len(items) * share[torch.searchsorted(self.train_items, items)]).log()
 
     def on_validation_epoch_start(self) -> None:
@@ -207,7 +220,7 @@ class PointwiseModule(_Module):
         contexts, items, labels = batch
         scores, penalty = self.model.penalized(contexts, items)
         with self._in_float32():
-            loss = self._objective(scores.float(), labels) + penalty
+            loss = self._objective(scores.float(), labels) + penalty * weight(len(items))
         return self._counted(loss, len(items), batch_idx)
 
     def on_validation_epoch_start(self) -> None:
@@ -231,10 +244,12 @@ class PointwiseModule(_Module):
 class TrainBatches:
     """Training rows in batches, in an order that depends only on seed and epoch.
 
+    In a process group, each process yields its share of each batch, and the whole of one with too few rows to share.
+
     Args:
         contexts: [n] of the rows.
         columns: [n] each: items, and labels for a pointwise task.
-        size: rows of a batch; the last may have fewer.
+        size: rows of a batch, over all processes; the last may have fewer.
         seed: of the order.
         by_user: keep the rows of a user together, so that batches have about ``size`` rows.
     """
@@ -253,11 +268,13 @@ class TrainBatches:
     def __iter__(self) -> Iterator[tuple[Contexts | Tensor, ...]]:
         self._begun = self._batches(self._epoch)
         self._epoch += 1
-        for rows in self._begun:
+        process, processes = place()
+        for batch in self._begun:
+            rows = batch if len(batch) < processes else batch.tensor_split(processes)[process]
             yield self._contexts[rows], *(column.index_select(0, rows) for column in self._columns)
 
     def rows(self, batch: int) -> Tensor:
-        """Training rows in a batch of the epoch that was begun last."""
+        """Training rows in a batch of the epoch that was begun last, of all processes."""
         return self._begun[batch]
 
     def _batches(self, epoch: int) -> Sequence[Tensor]:
@@ -287,12 +304,18 @@ class Task(Protocol):
 
 
 class TaskBatches:
-    """Validation in batches, as Lightning wants them: an iterable with a length."""
+    """Validation in batches, as Lightning wants them: an iterable with a length, of at least one in each process."""
 
     def __init__(self, task: Task, size: int) -> None:
-        self._task, self._size = task, size
+        self._task, self._most = task, size
+
+    @property
+    def _size(self) -> int:
+        return min(self._most, len(self._task) // place()[1])
 
     def __len__(self) -> int:
+        if not self._size:
+            raise UserError(f"trainer.devices={place()[1]}: there is too little to validate for so many; set 1")
         return len(share(len(self._task), self._size))
 
     def __iter__(self) -> Iterator[Any]:

@@ -1,0 +1,51 @@
+"""Processes for runs, started from one that has already imported everything; none outlives the one that started it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PRELOAD = ["factorlm.commands.train", "factorlm.training.fit", "factorlm.tracking.wandb", "transformers"]
+
+
+@contextmanager
+def pool(workers: int, end: Callable[[Any], None]) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes do one task each; where the block fails, ``end`` is called with each process."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent, max_tasks_per_child=1)
+    try:
+        yield executor
+    except BaseException:
+        processes: Mapping[int, Any] = executor._processes or {}
+        for process in list(processes.values()):
+            end(process)
+        raise
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def print_to(path: Path) -> None:
+    """Append what this process prints to a file."""
+    with path.open("a") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, so that nothing trains on unseen."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
