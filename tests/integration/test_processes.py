@@ -22,7 +22,6 @@ from factorlm.runs.store import status as run_status
 Compose = Callable[..., DictConfig]
 # a higher rate makes something of rounding, as it does where rows of a batch change places
 LORA = ["backbone=tiny", "adapter=lora", "adapter.num_layers=2", "optimizer.lr=0.0001"]
-TEXTS = ["dataset.text='{title} {price}'"]  # so many that processes have different numbers of batches of texts
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ TEXTS = ["dataset.text='{title} {price}'"]  # so many that processes have differ
         ["objective=bpr", "encoder=mean", "optimizer._target_=torch.optim.SGD", "optimizer.lr=1"],
         ["task=pointwise", "dataset.negatives=keep", "trainer.accumulate_grad_batches=2"],
         [*LORA, "trainer.strategy=ddp", "adapter.gradient_checkpointing=true"],
-        [*LORA, "trainer.strategy=fsdp", *TEXTS, "objective=bpr", "objective.num_negatives=16", "batch_size=64"],
+        [*LORA, "trainer.strategy=fsdp", "objective=sampled_softmax", "objective.negatives=in_batch"],
     ],
 )
 def test_two_processes_train_what_one_trains(small: Compose, extra: list[str]) -> None:

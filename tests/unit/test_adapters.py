@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,34 @@ def test_bfloat16_backbones_have_float32_adapters_and_vectors(tmp_path: Path, na
     parts = [encoder.get_parameter(name) for name in adapter_names(encoder)]
     assert {part.dtype for part in parts} == {torch.float32}
     assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in parts)
+
+
+@pytest.mark.parametrize("name", ["llama_3_2_1b", "qwen3_0_6b", "minilm", "flan_t5_small", "hub"])
+def test_recomputed_layers_have_the_same_gradients_and_keep_less(tmp_path: Path, name: str) -> None:
+    gradients, kept = [], []
+    for recomputed in (False, True):
+        torch.manual_seed(0)
+        encoder = saved(tmp_path, name).load(tmp_path)
+        tokens = encoder.tokenize(TEXTS)
+        states = encoder.hidden_states(tokens, LAYER)
+        replace(adapter("lora"), gradient_checkpointing=recomputed).attach(encoder)
+        trained(encoder)
+        size = [0]
+
+        def count(value: torch.Tensor, size: list[int] = size) -> torch.Tensor:
+            size[0] += value.numel()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda value: value):
+            vectors = encoder(tokens, states, LAYER)
+        kept.append(size[0])
+        vectors.square().sum().backward()
+        gradients.append([encoder.get_parameter(name).grad for name in adapter_names(encoder)])
+        with torch.no_grad():
+            assert torch.equal(encoder(tokens, states, LAYER), vectors)
+    assert kept[1] < kept[0] / 2
+    for plain, again in zip(*gradients, strict=True):
+        assert torch.equal(plain, again)
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)

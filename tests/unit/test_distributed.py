@@ -12,6 +12,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from factorlm.backbones.adapter import Lora
+from factorlm.backbones.store import hidden_states
+from factorlm.backbones.tiny import TinyBackbone
 from factorlm.config.build import make_data
 from factorlm.config.compose import compose_config
 from factorlm.config.evaluator import make_evaluator
@@ -21,8 +24,12 @@ from factorlm.evaluation.base import Evaluation
 from factorlm.metrics.pointwise import PointwiseMetrics
 from factorlm.metrics.ranking import BeyondMetrics, RankingMetrics
 from factorlm.metrics.ranks import top_scores
+from factorlm.models.fields import AdaptedVectors
+from factorlm.training.strategies import divide
 
 USERS, ITEMS, ROWS = 31, 80, 101
+TEXTS = ["Toy Story (1995)", "Up", "Heat (1995)", "A very long title"]
+SHARES = [[0, 3, 1, 2], [1]]
 
 
 def ranked(batches: list[np.ndarray]) -> dict[str, torch.Tensor]:
@@ -107,3 +114,42 @@ def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path: Path, task: str
     for process in range(2):
         for name, table in (("per_user", expected.per_user), ("table", expected.table)):
             assert pl.read_parquet(tmp_path / f"{task}{process}-{name}.parquet").equals(table), name
+
+
+def vectors_of(cache: Path) -> AdaptedVectors:
+    backbone = TinyBackbone("tiny", 4, 16, 0, "mean", 64)
+    encoder = backbone.load(cache)
+    tokens, states, offsets = hidden_states(backbone, encoder, TEXTS, 2, cache)
+    torch.manual_seed(0)
+    Lora(rank=2, alpha=4, num_layers=2, targets=None, gradient_checkpointing=True).attach(encoder)
+    return AdaptedVectors(encoder, tokens, states, offsets, 2, batch_texts=1)
+
+
+def read(vectors: AdaptedVectors, texts: list[int]) -> dict[str, torch.Tensor]:
+    found = vectors(torch.tensor(texts, dtype=torch.int64))
+    found.square().sum().backward()
+    gradients = {name: value.grad for name, value in vectors.named_parameters() if value.requires_grad}
+    return {"vectors": found.detach(), **{name: value for name, value in gradients.items() if value is not None}}
+
+
+def divided(process: int, processes: int, store: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}/store", rank=process, world_size=processes)
+    vectors = vectors_of(Path(store))
+    divide(vectors, "cpu")
+    frozen = [value for value in vectors.encoder.layers.parameters() if not value.requires_grad]
+    assert sum(value.to_local().numel() for value in frozen) < 0.6 * sum(value.numel() for value in frozen)  # type: ignore[operator]
+    torch.save(read(vectors, SHARES[process]), f"{store}/{process}.pt")
+    dist.destroy_process_group()
+
+
+def test_divided_layers_give_what_whole_ones_give(tmp_path: Path) -> None:
+    """Also where processes have different numbers of texts: all take part in putting a layer together."""
+    for process, texts in enumerate(SHARES):
+        torch.save(read(vectors_of(tmp_path), texts), tmp_path / f"expected{process}.pt")
+    mp.spawn(divided, (2, str(tmp_path)), nprocs=2)
+    for process in range(2):
+        found, expected = (torch.load(tmp_path / f"{name}{process}.pt") for name in ("", "expected"))
+        assert len(found) == len(expected)
+        for name, value in expected.items():
+            assert torch.allclose(found[name], value, atol=1e-6), name

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pytorch_lightning.strategies import DDPStrategy
+from torch import distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from factorlm.backbones.encoder import TextEncoder
@@ -45,18 +49,19 @@ class Sharded(Replicated):
     """
 
     def model_to_device(self) -> None:
-        """Divide layer by layer, so that no device ever holds them all."""
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        module = self.lightning_module
-        assert module is not None
-        mesh = init_device_mesh(self.root_device.type, (self.num_processes,))
-        for encoder in [part for part in module.modules() if isinstance(part, TextEncoder)]:
-            trained = {value for value in encoder.parameters() if value.requires_grad}
-            for layer in encoder.layers:
-                fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
+        """Divide before anything is moved, so that no device ever holds all layers."""
+        assert self.lightning_module is not None
+        divide(self.lightning_module, self.root_device.type)
         super().model_to_device()
+
+
+def divide(module: nn.Module, device_type: str) -> None:
+    """Divide the frozen weights of each layer of the text encoders in a module over all processes, in place."""
+    mesh = init_device_mesh(device_type, (dist.get_world_size(),))
+    for encoder in [part for part in module.modules() if isinstance(part, TextEncoder)]:
+        trained = {value for value in encoder.parameters() if value.requires_grad}
+        for layer in encoder.layers:
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
 
 
 def make_strategy(name: str, model: Recommender | Prompted) -> DDPStrategy:
