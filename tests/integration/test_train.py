@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from factorlm.backbones.encoder import TextEncoder
 from factorlm.commands.evaluate import evaluate
@@ -156,6 +157,23 @@ def test_lora_trains_adapter_projection_and_fields_only(
     assert evaluate(folder, "test", small().cache) == pytest.approx(
         {name: value for name, value in record["metrics"].items() if name.startswith("test/")}, abs=1e-12
     )
+
+
+def test_a_second_run_computes_nothing_below_the_adapter(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called, forward = set(), LlamaDecoderLayer.forward
+
+    def noted(self: LlamaDecoderLayer, *args: object, **kwargs: object) -> torch.Tensor:
+        called.add(self.self_attn.layer_idx)
+        return forward(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", noted)
+    arguments = [f"cache={tmp_path}", "backbone=tiny", "adapter=lora", "adapter.num_layers=1", "trainer.max_epochs=1"]
+    for seed, layers in ((1, {0, 1, 2}), (2, {2})):
+        called.clear()
+        run(small(*arguments, f"seed={seed}"))
+        assert called == layers
 
 
 def test_evaluate_repeats_the_record_to_the_bit(small: Compose) -> None:

@@ -206,10 +206,15 @@ class _EnoughError(Exception):
 
 
 def length_batches(tokens: Sequence[Sequence[int]], max_tokens: int = 2048) -> Iterator[list[int]]:
-    """Yield index lists of texts of similar length, shortest first, at most ``max_tokens`` with padding each."""
+    """Yield index lists of texts of similar length, shortest first, at most ``max_tokens`` with padding each.
+
+    An eighth of that is enough for a batch of its own: then a longer text begins the next, and little is padded.
+    """
     batch: list[int] = []
     for index in sorted(range(len(tokens)), key=lambda i: len(tokens[i])):
-        if batch and (len(batch) + 1) * len(tokens[index]) > max_tokens:
+        size, shortest = len(tokens[index]), len(tokens[batch[0]]) if batch else 0
+        full = (len(batch) + 1) * size > max_tokens
+        if batch and (full or (size > shortest and len(batch) * shortest >= max_tokens // 8)):
             yield batch
             batch = []
         batch.append(index)

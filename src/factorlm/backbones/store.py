@@ -73,10 +73,13 @@ def hidden_states(
 ) -> tuple[list[list[int]], Tensor, Tensor]:
     """Hidden states that enter layer ``layer``, memory-mapped from the cache.
 
-    ``encoder`` must not carry an adapter below ``layer``.
+    ``encoder`` must not carry an adapter; that it can start from what is stored is tried before it is stored.
 
     Returns:
         The token ids of each text, all states [sum of lengths, H] and the offset [T + 1] of each text in them.
+
+    Raises:
+        UserError: this architecture's layers are not a plain chain.
     """
     tokens = encoder.tokenize(texts)
     offsets = np.cumsum([0, *map(len, tokens)])
@@ -85,6 +88,7 @@ def hidden_states(
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
+                encoder.require_resumable(layer)
                 _fill(
                     path,
                     backbone.name,

@@ -337,7 +337,7 @@ def _fit(
         contexts = contexts[torch.from_numpy(rows)]
     by_user = model.shares_histories
     batches = TrainBatches(contexts, columns, config.batch_size, config.seed, by_user=by_user)
-    before = _frozen_digests(model)
+    before = _frozen_hashes(model)
     adapted = {name: model.get_parameter(name) for name in _adapter_names(config, model)}
     adapter = {name: value.detach().clone() for name, value in adapted.items() if value.requires_grad}
     try:
@@ -358,8 +358,7 @@ def _fit(
         path = folder / "diverged.json"
         write_atomically(path, json.dumps({"interactions": interactions}).encode())
         raise UserError(f"{error}; the interactions of the batch are listed in {path}") from error
-    after = _frozen_digests(model)
-    if any(before[name] != digest for name, digest in after.items()):
+    if any(before[name] != value for name, value in _frozen_hashes(model).items()):
         raise RuntimeError("training changed weights that are frozen")
     if adapter and all(torch.equal(model.get_parameter(name).cpu(), value.cpu()) for name, value in adapter.items()):
         raise UserError("training left the adapter as it was: raise optimizer.lr, or train for more steps")
@@ -378,14 +377,12 @@ def _adapter_names(config: DictConfig, model: nn.Module) -> list[str]:
     return [] if config.adapter is None else adapter_names(model)
 
 
-def _frozen_digests(model: nn.Module) -> dict[str, str]:
+def _frozen_hashes(model: nn.Module) -> dict[str, int]:
     """Hash of each frozen weight that is whole in this process."""
-    import hashlib
-
     from torch.distributed.tensor import DTensor
 
     return {
-        name: hashlib.sha256(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+        name: int(torch.hash_tensor(value).view(torch.int64))
         for name, value in model.named_parameters()
         if not value.requires_grad and not isinstance(value, DTensor)
     }

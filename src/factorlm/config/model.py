@@ -300,7 +300,6 @@ class _Builder:
         adapter: Adapter = make(self.config.adapter)
         encoder = backbone.load(cache)
         layer = adapter.first_layer(encoder)
-        encoder.require_resumable(layer)
         tokens, states, offsets = hidden_states(backbone, encoder, texts, layer, cache)
         adapter.attach(encoder)
         return AdaptedVectors(encoder, tokens, states, offsets, layer)
