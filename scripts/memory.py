@@ -2,8 +2,8 @@
 
     .venv/bin/python scripts/memory.py
 
-Models are built from their configs without weights (on PyTorch's meta device), LoRA of rank 8 is attached to the attention
-projections of the top layer, and what a forward pass keeps for the backward pass is counted.
+Models are built from their configs without weights (on PyTorch's meta device), LoRA of rank 8 is attached to the
+attention projections of the top layers, and what a forward pass keeps for the backward pass is counted.
 """
 
 from __future__ import annotations
@@ -17,21 +17,27 @@ from factorlm.backbones.encoder import TextEncoder
 
 QWEN3 = {"vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128}
 MODELS: dict[str, PretrainedConfig] = {
-    "Qwen3-0.6B": Qwen3Config(**QWEN3, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16),
+    "Qwen3-0.6B": Qwen3Config(
+        **QWEN3, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+    ),
     "Llama-3.2-1B": LlamaConfig(
         vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
         num_key_value_heads=8,
     ),
-    "Qwen3-1.7B": Qwen3Config(**QWEN3, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16),
-    "Qwen3-4B": Qwen3Config(**QWEN3, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32),
+    "Qwen3-1.7B": Qwen3Config(
+        **QWEN3, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16,
+    ),
+    "Qwen3-4B": Qwen3Config(
+        **QWEN3, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
+    ),
     "Vicuna-7B": LlamaConfig(
         vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
     ),
 }  # fmt: skip
 TOKENS = 64
 COLUMNS = (
-    "model", "parameters", "bf16", "8 bits", "4 bits", "one layer, bf16", "stored, a million tokens", "adapter, 4 layers",
-    "activations, a token and layer", "the same, recomputed",
+    "model", "parameters", "bf16", "8 bits", "4 bits", "one layer, bf16", "stored, a million tokens",
+    "adapter, 4 layers", "activations, a token and layer", "the same, recomputed",
 )  # fmt: skip
 
 
@@ -66,7 +72,8 @@ def main() -> None:
             layer = sum(value.numel() for value in whole.layers[0].parameters())
             one, more = [], 0
             for layers in (1, 2):
-                encoder = TextEncoder(AutoModel.from_config(config, dtype=torch.bfloat16), None, "mean", TOKENS)  # type: ignore[arg-type]
+                model = AutoModel.from_config(config, dtype=torch.bfloat16)
+                encoder = TextEncoder(model, None, "mean", TOKENS)  # type: ignore[arg-type]
                 Lora(rank=8, alpha=16, num_layers=layers, targets=None).attach(encoder)
                 one.append(kept(encoder))
                 more = sum(value.numel() for value in encoder.parameters() if value.requires_grad) // layers
