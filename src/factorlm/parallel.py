@@ -48,3 +48,12 @@ def largest(number: int) -> int:
     values = torch.tensor(number)
     dist.all_reduce(values, dist.ReduceOp.MAX)
     return int(values)
+
+
+def divided(value: Tensor) -> bool:
+    """Whether the processes hold a piece of a tensor each."""
+    if place()[1] == 1:
+        return False
+    from torch.distributed.tensor import DTensor  # takes a second to import
+
+    return isinstance(value, DTensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -40,6 +41,7 @@ from factorlm.evaluation.histories import train_contexts
 from factorlm.evaluation.ranking import RankingTask
 from factorlm.models.prompted import Prompted
 from factorlm.models.recommender import Recommender
+from factorlm.parallel import divided
 from factorlm.reporting.metrics import metric_lines
 from factorlm.runs.identity import code_version, digest, protocol
 from factorlm.runs.record import Record, peak_memory_mb, read_record
@@ -146,9 +148,9 @@ def _starts(config: DictConfig) -> dict[str, Path]:
 
 
 def _processes(config: DictConfig) -> int:
-    """How many train the run together; what has no epochs is done by one."""
+    """How many train the run together; a baseline is fitted by one."""
     devices = config.trainer.devices
-    if config.baseline is not None or (config.prompt is not None and config.adapter is None):
+    if config.baseline is not None:
         return 1
     if isinstance(devices, int) and devices > 0:
         return devices
@@ -184,7 +186,8 @@ def _take_part(
     values: dict[str, Any] = {}
     torch.set_num_threads(config.threads)
     _tracked(config, folder, values.update, started, progress and not rank, rank)
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():  # it is not where nothing is trained
+        torch.distributed.destroy_process_group()
     return values | {"peak_memory_mb": peak_memory_mb()}
 
 
@@ -319,7 +322,6 @@ def _fit(
     """Train, keep the best weights, and return what the record says of it."""
     from factorlm.training.fit import fit
     from factorlm.training.module import DivergedError, PointwiseModule, RankingModule, TaskBatches, TrainBatches
-    from factorlm.training.strategies import make_strategy
 
     split, task = prepared.split, evaluator.task("valid")
     items, labels = (torch.from_numpy(part["train"][rows]) for part in (split.items, split.labels))
@@ -337,9 +339,14 @@ def _fit(
         contexts = contexts[torch.from_numpy(rows)]
     by_user = model.shares_histories
     batches = TrainBatches(contexts, columns, config.batch_size, config.seed, by_user=by_user)
-    before = _frozen_hashes(model)
+    before = _frozen_digests(model)
     adapted = {name: model.get_parameter(name) for name in _adapter_names(config, model)}
     adapter = {name: value.detach().clone() for name, value in adapted.items() if value.requires_grad}
+    strategy = None
+    if _processes(config) > 1:
+        from factorlm.training.strategies import make_strategy  # takes a second to import
+
+        strategy = make_strategy(config.trainer.strategy, model)
     try:
         result = fit(
             module,
@@ -351,14 +358,14 @@ def _fit(
             folder=folder / "checkpoint",
             logger=tracker,
             progress=progress,
-            strategy=make_strategy(config.trainer.strategy, model) if _processes(config) > 1 else None,
+            strategy=strategy,
         )
     except DivergedError as error:
         interactions = split.rows["train"][rows[batches.rows(error.batch).numpy()]].tolist()
         path = folder / "diverged.json"
         write_atomically(path, json.dumps({"interactions": interactions}).encode())
         raise UserError(f"{error}; the interactions of the batch are listed in {path}") from error
-    if any(before[name] != value for name, value in _frozen_hashes(model).items()):
+    if any(before[name] != value for name, value in _frozen_digests(model).items()):
         raise RuntimeError("training changed weights that are frozen")
     if adapter and all(torch.equal(model.get_parameter(name).cpu(), value.cpu()) for name, value in adapter.items()):
         raise UserError("training left the adapter as it was: raise optimizer.lr, or train for more steps")
@@ -377,14 +384,12 @@ def _adapter_names(config: DictConfig, model: nn.Module) -> list[str]:
     return [] if config.adapter is None else adapter_names(model)
 
 
-def _frozen_hashes(model: nn.Module) -> dict[str, int]:
+def _frozen_digests(model: nn.Module) -> dict[str, str]:
     """Hash of each frozen weight that is whole in this process."""
-    from torch.distributed.tensor import DTensor
-
     return {
-        name: int(torch.hash_tensor(value).view(torch.int64))
+        name: hashlib.sha256(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
         for name, value in model.named_parameters()
-        if not value.requires_grad and not isinstance(value, DTensor)
+        if not value.requires_grad and not divided(value)
     }
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from factorlm.backbones.encoder import TextEncoder
 from factorlm.data.fields import NumericField
-from factorlm.parallel import largest
+from factorlm.parallel import divided, largest
 
 FieldTerms = tuple[Tensor, Tensor]
 
@@ -125,7 +124,7 @@ class AdaptedVectors(nn.Module):
         """Vectors [n, H] of n text rows, computed in batches of similar length."""
         order = torch.tensor(sorted(range(len(texts)), key=lambda i: len(self._tokens[int(texts[i])])))
         batches = [texts[order[start : start + self._batch_texts]] for start in range(0, len(texts), self._batch_texts)]
-        if isinstance(self.encoder.layers[-1], FSDPModule):  # all processes run a divided layer equally often
+        if any(map(divided, self.encoder.parameters())):  # all processes run a divided layer equally often
             batches += [torch.zeros(1, dtype=torch.int64)] * (largest(len(batches)) - len(batches))
         rows = torch.cat([self.states[:0], *(self._encode(batch) for batch in batches)])
         return rows[order.argsort()]

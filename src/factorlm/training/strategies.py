@@ -12,6 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from factorlm.backbones.encoder import TextEncoder
+from factorlm.backbones.prompting import scorer_in
 from factorlm.errors import UserError
 from factorlm.models.prompted import Prompted
 from factorlm.models.recommender import Recommender
@@ -74,7 +75,8 @@ def make_strategy(name: str, model: Recommender | Prompted) -> DDPStrategy:
         return Replicated()
     if name != "fsdp":
         raise UserError(f"trainer.strategy={name}: for several devices it must be ddp or fsdp")
-    if isinstance(model, Prompted) or model.encoder is not None:  # processes would ask for a layer at different times
+    # processes would ask for a layer at different times
+    if isinstance(model, Prompted) or scorer_in(model) is not None or model.encoder is not None:
         raise UserError("trainer.strategy=fsdp: prompts and history encoders are not divided: set ddp")
     if not any(isinstance(part, TextEncoder) for part in model.modules()):
         raise UserError("trainer.strategy=fsdp divides a language model with an adapter, and there is none: set ddp")
