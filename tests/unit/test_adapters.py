@@ -104,11 +104,54 @@ def test_adapters_on_every_backbone(tmp_path: Path, name: str) -> None:
         assert torch.allclose(encoder(tokens), adapted, atol=1e-5), kind
 
 
+@pytest.mark.parametrize(("quantization", "bits"), [("8bit", 8), ("4bit", 4)])
+@pytest.mark.parametrize("name", ["llama_3_2_1b", "minilm"])
+def test_quantized_backbones_are_smaller_and_take_an_adapter(
+    tmp_path: Path, name: str, quantization: str, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}  # bitsandbytes takes blocks of 64 weights
+    monkeypatch.setitem(ARCHITECTURES, name, type(ARCHITECTURES[name])(**{**ARCHITECTURES[name].to_dict(), **wide}))
+    exact = saved(tmp_path, name)
+    backbone = replace(exact, quantization=quantization)
+    assert backbone.identity() != exact.identity()
+    encoder, whole = backbone.load(tmp_path), exact.load(tmp_path)
+    maps = [part.weight for part in encoder.layers.modules() if isinstance(part, nn.Linear)]
+    own = [part.weight for part in whole.layers.modules() if isinstance(part, nn.Linear)]
+    assert [value.numel() * value.element_size() * 8 for value in maps] == [bits * value.numel() for value in own]
+    tokens = encoder.tokenize(TEXTS)
+    full = encoder(tokens)
+    assert full.dtype == torch.float32
+    alike = nn.functional.cosine_similarity(full - full.mean(0), (others := whole(tokens)) - others.mean(0))
+    assert alike.min() > (0.99 if bits == 8 else 0.8)
+    states = encoder.hidden_states(tokens, LAYER)
+    adapter("lora").attach(encoder)
+    trained(encoder)
+    adapted = encoder(tokens, states, LAYER)
+    adapted.square().sum().backward()
+    assert not torch.allclose(adapted, full, atol=1e-3)
+    parts = [encoder.get_parameter(part) for part in adapter_names(encoder)]
+    assert {part.dtype for part in parts} == {torch.float32}
+    assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in parts)
+
+
+def test_quantization_without_its_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = replace(saved(tmp_path, "minilm"), quantization="8bit")
+    monkeypatch.setattr("factorlm.backbones.backbone.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"quantization=8bit needs bitsandbytes: pip install 'factorlm\[quantization\]'"
+    ):
+        backbone.load(tmp_path)
+    with pytest.raises(UserError, match=r"backbone.quantization=2bit: it must be 8bit, 4bit or null"):
+        replace(backbone, quantization="2bit")
+    with pytest.raises(UserError, match=r"prompt: backbone.quantization=8bit: a prompt scorer is float32"):
+        backbone.load_causal(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ADAPTERS)
 @pytest.mark.parametrize("name", ["llama_3_2_1b", "minilm", "flan_t5_small", "hub"])
 def test_bfloat16_backbones_have_float32_adapters_and_vectors(tmp_path: Path, name: str, kind: str) -> None:
     exact = saved(tmp_path, name)
-    backbone = Backbone(exact.name, exact.mirrors, "bfloat16", "eager", exact.pooling, exact.max_seq_len)
+    backbone = Backbone(exact.name, exact.mirrors, "bfloat16", "eager", None, exact.pooling, exact.max_seq_len)
     assert backbone.identity() != exact.identity()
     encoder = backbone.load(tmp_path)
     tokens = encoder.tokenize(TEXTS)
@@ -200,4 +243,4 @@ def test_targets_by_path_and_refusals(tmp_path: Path) -> None:
         make(compose_config("train", ["backbone=minilm", "backbone.dtype=float16"]).backbone)
     made = saved(tmp_path, "minilm")
     with pytest.raises(UserError, match=r"backbone.attn_implementation=fast: "):
-        Backbone(made.name, made.mirrors, "float32", "fast", "mean", 64).load(tmp_path)
+        Backbone(made.name, made.mirrors, "float32", "fast", None, "mean", 64).load(tmp_path)
