@@ -134,6 +134,15 @@ def test_quantized_backbones_are_smaller_and_take_an_adapter(
     assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in parts)
 
 
+def test_a_prefix_stands_before_each_text(tmp_path: Path) -> None:
+    plain = saved(tmp_path, "e5_small")
+    backbone = replace(plain, prefix=make(compose_config("train", ["backbone=e5_small"]).backbone).prefix)
+    assert backbone.prefix == "query: "
+    assert backbone.identity() != plain.identity()
+    encoder, other = backbone.load(tmp_path), plain.load(tmp_path)
+    assert encoder.tokenize(["Up"]) == other.tokenize(["query: Up"])
+
+
 def test_quantization_without_its_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = replace(saved(tmp_path, "minilm"), quantization="8bit")
     monkeypatch.setattr("factorlm.backbones.backbone.find_spec", lambda name: None)
@@ -151,7 +160,7 @@ def test_quantization_without_its_library_is_one_line(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("name", ["llama_3_2_1b", "minilm", "flan_t5_small", "hub"])
 def test_bfloat16_backbones_have_float32_adapters_and_vectors(tmp_path: Path, name: str, kind: str) -> None:
     exact = saved(tmp_path, name)
-    backbone = Backbone(exact.name, exact.mirrors, "bfloat16", "eager", None, exact.pooling, exact.max_seq_len)
+    backbone = Backbone(exact.name, exact.mirrors, "bfloat16", "eager", None, exact.pooling, "", exact.max_seq_len)
     assert backbone.identity() != exact.identity()
     encoder = backbone.load(tmp_path)
     tokens = encoder.tokenize(TEXTS)
@@ -243,4 +252,4 @@ def test_targets_by_path_and_refusals(tmp_path: Path) -> None:
         make(compose_config("train", ["backbone=minilm", "backbone.dtype=float16"]).backbone)
     made = saved(tmp_path, "minilm")
     with pytest.raises(UserError, match=r"backbone.attn_implementation=fast: "):
-        Backbone(made.name, made.mirrors, "float32", "fast", None, "mean", 64).load(tmp_path)
+        Backbone(made.name, made.mirrors, "float32", "fast", None, "mean", "", 64).load(tmp_path)

@@ -38,6 +38,7 @@ class Backbone:
         quantization: of linear maps, by bitsandbytes: ``8bit`` (T. Dettmers et al., LLM.int8(), NeurIPS 2022), ``4bit``
             (NF4; T. Dettmers et al., QLoRA, NeurIPS 2023) or None.
         pooling: ``last`` token, ``mean`` over tokens or the first (``cls``) token.
+        prefix: before each text, as some sentence encoders were trained with.
         max_seq_len: tokens after which a text is cut.
     """
 
@@ -47,6 +48,7 @@ class Backbone:
     attn_implementation: str
     quantization: Quantization | None
     pooling: Pooling
+    prefix: str
     max_seq_len: int
 
     def __post_init__(self) -> None:
@@ -58,7 +60,13 @@ class Backbone:
     def identity(self) -> str:
         """Hash of what determines the vectors: weights, tokenizer, arithmetic, pooling and length."""
         arithmetic = [self.dtype, self.attn_implementation, self.quantization]
-        content = [[mirror.identity for mirror in self.mirrors], *arithmetic, self.pooling, self.max_seq_len]
+        content = [
+            [mirror.identity for mirror in self.mirrors],
+            *arithmetic,
+            self.pooling,
+            self.prefix,
+            self.max_seq_len,
+        ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def load(self, cache_dir: Path) -> TextEncoder:
@@ -84,7 +92,7 @@ class Backbone:
             for module in model.modules():
                 module.support_avx512bf16_for_cpu = False  # which packs weights in a way that has no gradient
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return TextEncoder(model, tokenizer, self.pooling, self.max_seq_len)
+        return TextEncoder(model, tokenizer, self.pooling, self.max_seq_len, self.prefix)
 
     def load_causal(self, cache_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Fetch the model and load it with its language-model head, in float32 on the CPU.
@@ -152,6 +160,7 @@ def hub_backbone(
     attn_implementation: str,
     quantization: Quantization | None,
     pooling: Pooling,
+    prefix: str,
     max_seq_len: int,
 ) -> Backbone:
     """A model of the Hugging Face hub; its commit fixes the content of all files, so no checksums are listed.
@@ -163,6 +172,7 @@ def hub_backbone(
         attn_implementation: of transformers.
         quantization: of linear maps, as for `Backbone`.
         pooling: ``last`` token, ``mean`` over tokens or the first (``cls``) token.
+        prefix: before each text, as some sentence encoders were trained with.
         max_seq_len: tokens after which a text is cut.
 
     Raises:
@@ -171,7 +181,7 @@ def hub_backbone(
     if not re.fullmatch("[0-9a-f]{40}", revision):
         raise UserError(f"backbone.revision={revision}: a branch moves; give the full commit hash of 40 digits")
     mirrors = [Mirror(f"hf://{repo}@{revision}")]
-    return Backbone(repo, mirrors, dtype, attn_implementation, quantization, pooling, max_seq_len)
+    return Backbone(repo, mirrors, dtype, attn_implementation, quantization, pooling, prefix, max_seq_len)
 
 
 def _convert_gguf(source: Path, target: Path) -> None:

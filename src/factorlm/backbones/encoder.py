@@ -27,10 +27,16 @@ class TextEncoder(nn.Module):
         tokenizer: of the model.
         pooling: ``last`` token, ``mean`` over tokens or the first (``cls``) token.
         max_seq_len: tokens after which a text is cut.
+        prefix: before each text.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pooling: Pooling, max_seq_len: int
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pooling: Pooling,
+        max_seq_len: int,
+        prefix: str = "",
     ) -> None:
         super().__init__()
         if pooling not in ("last", "mean", "cls"):
@@ -40,6 +46,7 @@ class TextEncoder(nn.Module):
         self._tokenizer = tokenizer
         self._pooling = pooling
         self._max_seq_len = max_seq_len
+        self._prefix = prefix
 
     @property
     def hidden_size(self) -> int:
@@ -66,7 +73,8 @@ class TextEncoder(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, at most ``max_seq_len``; an empty text becomes one end-of-text token."""
-        encoded = self._tokenizer(list(texts), truncation=True, max_length=self._max_seq_len)["input_ids"]
+        whole = [self._prefix + text for text in texts]
+        encoded = self._tokenizer(whole, truncation=True, max_length=self._max_seq_len)["input_ids"]
         return [list(ids) or [self._tokenizer.eos_token_id or 0] for ids in encoded]
 
     def forward(
