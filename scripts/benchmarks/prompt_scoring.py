@@ -24,7 +24,6 @@ from factorlm.config.build import cache_dir, make, make_data
 from factorlm.config.compose import compose_config
 from factorlm.data.prepared import load_prepared, prepare
 from factorlm.evaluation.pointwise import row_task
-from factorlm.models.prompted import Prompted
 
 BATCH = 16  # prompts of a padded batch
 
@@ -58,7 +57,7 @@ def main() -> None:
         users = torch.randperm(len(task.contexts), generator=torch.Generator().manual_seed(0))[: arguments.users]
         rows = torch.isin(task.places, users).nonzero().squeeze(1)  # in the order of the source
         contexts, items = task.contexts[task.places[rows]], task.items[task.item_places[rows]]
-        prompts = Prompted(scorer, balanced=False).prompts(contexts, items)
+        prompts = scorer.prompts(contexts, items)
         ours, seconds = timed(lambda: scorer(scorer.shared(prompts)))
         again, repeated = timed(lambda: scorer(scorer.shared(prompts)))
         assert torch.equal(again, ours)
