@@ -94,6 +94,8 @@ def test_three_steps_each_a_run_of_its_own(small: Callable[..., DictConfig], tmp
     assert not all(torch.equal(two[name], three[name]) for name in lora)
     assert not any(torch.equal(two[name], three[name]) for name in layers)
     assert not [name for name in two if "source.table" in name]
+    field = train(small(*soft, "fields=prompted", f"run.dir={tmp_path}/field"), progress=False)
+    assert any(".vectors.layers." in name for name in load_file(field / "checkpoint/model.safetensors"))
     record = read_record(mapped)
     assert record is not None
     found = evaluate(mapped, "test", small().cache)

@@ -231,9 +231,8 @@ class _Builder:
     def _prompt_terms(self, width: int) -> PromptTerms:
         asked = self._asked_rows()
         items = torch.from_numpy(self.prepared.split.items["train"])[asked.rows]
-        terms = PromptTerms(
-            asked.scorer, asked.scorer.features(asked.contexts, items), width, self.config.model.init_std
-        )
+        features = asked.scorer.eval().features(asked.contexts, items)  # without gradients
+        terms = PromptTerms(asked.scorer.train(), features, width, self.config.model.init_std)
         if self.config.adapter is not None:
             asked.scorer.adapt(make(self.config.adapter))
         return terms
