@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -14,6 +14,22 @@ FEWEST = 16  # columns of a product
 
 
 @dataclass(frozen=True)
+class Rated:
+    """What each context had before, liked or not: ``log[start:end]``, oldest first.
+
+    Attributes:
+        starts, ends: [C].
+        log: [m] item indices, shared by all contexts.
+        labels: [m] whether each was liked.
+    """
+
+    starts: Tensor
+    ends: Tensor
+    log: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
 class Contexts:
     """Who is asked, and the positive interactions each had before.
 
@@ -21,23 +37,28 @@ class Contexts:
         users: [C] user index.
         starts, ends: [C]; the history is ``log[start:end]``, oldest first.
         log: [n] item indices, shared by all contexts.
+        rated: the same with the negative interactions among them; None where the data have none.
     """
 
     users: Tensor
     starts: Tensor
     ends: Tensor
     log: Tensor
+    rated: Rated | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
     def __getitem__(self, index: Tensor) -> Contexts:
         users, starts, ends = (part.index_select(0, index) for part in (self.users, self.starts, self.ends))
-        return Contexts(users, starts, ends, self.log)
+        rated = self.rated and replace(self.rated, starts=self.rated.starts[index], ends=self.rated.ends[index])
+        return Contexts(users, starts, ends, self.log, rated)
 
     def to(self, device: torch.device) -> Contexts:
         """The same on another device."""
-        return Contexts(*(part.to(device) for part in (self.users, self.starts, self.ends, self.log)))
+        rated = self.rated and Rated(*(part.to(device) for part in vars(self.rated).values()))
+        users, starts, ends, log = (part.to(device) for part in (self.users, self.starts, self.ends, self.log))
+        return Contexts(users, starts, ends, log, rated)
 
     def last(self, length: int) -> tuple[Tensor, Tensor]:
         """The latest items [C, L], at most ``length``, oldest first, padded with 0 on the right; and how many [C]."""

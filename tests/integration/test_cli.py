@@ -125,7 +125,7 @@ def test_prepare_names_the_folder_and_repeats_fast(tmp_path: Path) -> None:
 def test_help_and_completion(tmp_path: Path) -> None:
     assert "factorlm compare study=" in factorlm("--help", cwd=tmp_path).stdout
     assert (
-        "dataset: collm_ml1m, files, ml100k, ml1m, online_retail, synthetic"
+        "dataset: collm_ml1m, files, ml100k, ml1m, online_retail, synthetic, tallrec_movie"
         in factorlm("train", "--help", cwd=tmp_path).stdout
     )
     assert "complete -" in factorlm("completion", "bash", cwd=tmp_path).stdout

@@ -26,7 +26,7 @@ from factorlm.baselines.text_knn import TextKNN
 from factorlm.baselines.transitions import transition_sums
 from factorlm.baselines.user_knn import UserKNN, keep_largest
 from factorlm.errors import UserError
-from factorlm.scoring import Contexts
+from factorlm.scoring import Contexts, Rated
 from factorlm.training.checkpoint import load_checkpoint, save_checkpoint
 
 USERS, ITEMS, COLD = 130, 90, 5  # the last items have no training row
@@ -35,7 +35,7 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
     "popularity": lambda: Popularity(half_life=None),
     "recent popularity": lambda: Popularity(half_life=2.0),
     "random": Random,
-    "bias": lambda: Bias(prior=10.0),
+    "bias": lambda: Bias(prior=10.0, latest=None),
     "item_knn": lambda: ItemKNN(k=7, shrinkage=1.0, recency=0.9),
     "user_knn": lambda: UserKNN(k=7, shrinkage=1.0, recency=0.9),
     "ease": lambda: EASE(l2=5.0, dropout=0.2, recency=1.0),
@@ -211,7 +211,7 @@ def test_bias_of_labelled_rows_is_a_smoothed_logit() -> None:
     users, items = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 1, 1])
     labels = torch.tensor([True, True, False, False])
     data = replace(DATA, users=users, items=items, labels=labels, num_users=3, num_items=3)
-    model = Bias(prior=2.0)
+    model = Bias(prior=2.0, latest=None)
     model.fit(data)
     scores = model.catalogue(histories([items[:0]] * 3), torch.arange(3)).cross(torch.arange(3))
 
@@ -223,6 +223,19 @@ def test_bias_of_labelled_rows_is_a_smoothed_logit() -> None:
         scores[0].tolist(), [logit(2, 3) + logit(1, 1), logit(2, 3) + logit(1, 3), logit(2, 3)], atol=1e-6
     )
     assert scores[2, 2] == 0
+
+
+def test_bias_of_the_latest_rows_reads_them_where_it_is_asked() -> None:
+    labels = torch.tensor([True, False, True, False])
+    data = replace(DATA, users=torch.zeros(4).long(), items=torch.arange(4), labels=labels, num_users=3, num_items=4)
+    model = Bias(prior=2.0, latest=2)
+    model.fit(data)
+    had = torch.tensor([True, False, True, True])  # of one user, then two of another, who is new to the model
+    rated = Rated(torch.tensor([0, 1, 4]), torch.tensor([1, 4, 4]), torch.arange(4), had)
+    contexts = replace(histories([torch.arange(0)] * 3), rated=rated)
+    scores = model.catalogue(contexts, torch.tensor([0])).cross(torch.arange(3))[:, 0] - model.item_rate[0]
+    share = torch.tensor([(1 + 1) / (1 + 2), (2 + 1) / (2 + 2), 0.5])  # the two latest; none: the overall share
+    assert torch.allclose(scores, share.logit(), atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -267,7 +280,9 @@ def test_transitions_are_those_of_every_history_and_its_next_item(lists: list[li
         (lambda: IALS(num_factors=0, l2=1.0, alpha=1.0, iterations=1), "baseline.num_factors=0"),
         (lambda: IALS(num_factors=8, l2=0.0, alpha=1.0, iterations=1), "baseline.l2=0"),
         (lambda: Popularity(half_life=0.0), "baseline.half_life=0"),
-        (lambda: Bias(prior=0.0), "baseline.prior=0"),
+        (lambda: Bias(prior=0.0, latest=None), "baseline.prior=0"),
+        (lambda: Bias(prior=1.0, latest=0), "baseline.latest=0"),
+        (lambda: Bias(prior=1.0, latest=5).fit(DATA), "baseline.latest=5 is for labelled rows"),
         (lambda: TextKNN(k=5, recency=2.0), "baseline.recency=2"),
         (lambda: TextKNN(k=5, recency=1.0).fit(replace(DATA, item_vectors=None)), "backbone=minilm"),
     ],

@@ -88,6 +88,37 @@ def test_rows_see_earlier_positives(small: Compose) -> None:
             assert history(task.contexts, place) == rows.filter(pl.col("user") == user)["item"].to_list()
 
 
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_rated_rows_are_all_a_user_had_before(small: Compose, part: str) -> None:
+    prepared = opened(small("dataset.negatives=keep", "split.target=successive"))
+    split, rows = prepared.split, frame(prepared.tables.interactions)
+    ids = prepared.frames["item"]["item_id"].to_list()
+    if part == "train":
+        contexts, places = train_contexts(prepared), range(len(split.rows["train"]))
+    else:
+        task = row_task(prepared, part, "earlier")
+        contexts, places = task.contexts, task.places.tolist()  # type: ignore[assignment]
+    assert contexts.rated is not None
+    shuffled = torch.randperm(len(contexts))
+    contexts, order = contexts[shuffled], shuffled.argsort().tolist()
+    for number in range(0, len(places), 5):
+        row, place = int(split.rows[part][number]), order[places[number]]
+        user, time, rated = rows["user_id"][row], rows["timestamp"][row], contexts.rated
+        assert rated is not None
+        mine = slice(int(rated.starts[place]), int(rated.ends[place]))
+        before = rows.with_row_index("row").filter(
+            pl.col("user_id") == user,
+            (pl.col("timestamp") < time) | ((pl.col("timestamp") == time) & (pl.col("row") < row)),
+        ).sort("timestamp", "row")  # fmt: skip
+        assert [ids[item] for item in rated.log[mine].tolist()] == before["item_id"].to_list()
+        assert rated.labels[mine].tolist() == before["label"].to_list()
+        assert history(contexts, place) == rated.log[mine][rated.labels[mine]].tolist()
+
+
+def test_data_without_negatives_have_no_rated_rows(small: Compose) -> None:
+    assert train_contexts(opened(small())).rated is None
+
+
 def test_contexts_by_hand() -> None:
     contexts = Contexts(*(torch.tensor(part) for part in ([7, 8, 9], [0, 0, 3], [3, 1, 3], [4, 2, 4, 1])))
     items, lengths = contexts.last(2)

@@ -32,6 +32,7 @@ ITEMS = pl.DataFrame({"item_id": range(9), "title": [f"Film {'x' * i} no. {i}" f
 def template(**changes: object) -> PromptTemplate:
     words = {
         "instruction": "Liked:", "nothing": "\n- nothing", "liked": "\n- {title}",
+        "between": "\nNot:", "disliked": None,
         "target": "\nWill they like {title}?", "order": "oldest_first", "max_history_tokens": 40,
         "positive": ["Yes", "yes"], "negative": ["No"],
     }  # fmt: skip
@@ -72,11 +73,11 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_the_latest_items_within_the_budget_are_written() -> None:
     lengths = [10, 20, 30, 5]
-    assert template(max_history_tokens=35).written([0, 1, 2, 3], lengths) == [2, 3]
-    assert template(max_history_tokens=35, order="latest_first").written([0, 1, 2, 3], lengths) == [3, 2]
-    assert template(max_history_tokens=34).written([0, 1, 2, 3], lengths) == [3]
-    assert template(max_history_tokens=0).written([0], lengths) == []
-    assert template().written([], lengths) == []
+    assert template(max_history_tokens=35).written(lengths) == [2, 3]
+    assert template(max_history_tokens=35, order="latest_first").written(lengths) == [3, 2]
+    assert template(max_history_tokens=34).written(lengths) == [3]
+    assert template(max_history_tokens=0).written([1]) == []
+    assert template().written([]) == []
 
 
 def test_a_version_is_the_words() -> None:
@@ -103,6 +104,20 @@ def test_a_prompt_in_words(tmp_path: Path) -> None:
     texts = tokenizer.batch_decode(model.tokens([model.writer.prompt([8, 1, 2], 5), model.writer.prompt([], 0)]))
     assert texts[0] == f"Liked:\n- {ITEMS['title'][1]}\n- {ITEMS['title'][2]}\nWill they like {ITEMS['title'][5]}?"
     assert texts[1] == "Liked:\n- nothing\nWill they like Film  no. 0?"
+
+
+def test_what_a_user_did_not_like_is_a_list_of_its_own(tmp_path: Path) -> None:
+    model = scorer(tmp_path, disliked="\n* {title}")
+    tokenizer = TINY.load_causal(tmp_path)[1]
+    items, liked, title = [3, 1, 2, 4], [False, True, False, True], ITEMS["title"].to_list()
+    prompts = [model.writer.prompt(items, 5, liked), model.writer.prompt([1], 5), model.writer.prompt([], 5, [])]
+    texts = tokenizer.batch_decode(model.tokens(prompts))
+    written = model.writer.written(items, liked)
+    assert written == [2, 4]  # the budget is that of both lists
+    end = f"\nWill they like {title[5]}?"
+    assert texts[0] == f"Liked:\n- {title[4]}\nNot:\n* {title[2]}{end}"
+    assert texts[1] == f"Liked:\n- {title[1]}\nNot:\n- nothing{end}"
+    assert texts[2] == f"Liked:\n- nothing\nNot:\n- nothing{end}"
 
 
 def test_a_chat_template_is_applied_around_the_parts(tmp_path: Path) -> None:

@@ -72,15 +72,19 @@ class PromptWriter:
         self, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, items: pl.DataFrame, max_tokens: int
     ) -> None:
         before, after = _around_message(tokenizer)
-        liked, targets = template.write(items)
+        liked, disliked, targets = template.write(items)
         self._template = template
         self.version = template.version
         self.instruction: Tokens = (*before, *_tokens(tokenizer, [template.instruction])[0])
-        self._nothing = _tokens(tokenizer, [template.nothing])[0]
+        self._nothing, self._between = _tokens(tokenizer, [template.nothing, template.between])
+        self.reads_disliked = template.disliked is not None
         self._liked = _tokens(tokenizer, liked)
+        self._disliked = _tokens(tokenizer, disliked) if disliked else []
         self._targets = [(*target, *after) for target in _tokens_with_vectors(tokenizer, targets)]
-        self._lengths = [len(tokens) for tokens in self._liked]
-        history = max(len(self._nothing), min(template.max_history_tokens, sum(self._lengths)))
+        history = min(template.max_history_tokens, sum(map(len, self._liked + self._disliked)))
+        history = max(len(self._nothing), history)
+        if self.reads_disliked:
+            history += len(self._nothing) + len(self._between)
         longest = len(self.instruction) + history + max(map(len, self._targets))
         if longest > max_tokens:
             raise UserError(
@@ -88,18 +92,33 @@ class PromptWriter:
                 f"and this backbone reads {max_tokens}; lower it, or write shorter items"
             )
 
-    def written(self, history: Sequence[int]) -> list[int]:
-        """The items of a history, oldest first, that are written, in the order of writing."""
-        return self._template.written(history, self._lengths)
+    def written(self, history: Sequence[int], liked: Sequence[bool] | None = None) -> list[int]:
+        """The items of a history, oldest first, that are written; see `prompt`."""
+        return [history[place] for place in self._places(history, liked)]
 
-    def history(self, history: Sequence[int]) -> Tokens:
-        """Tokens of a history, oldest first."""
-        written = self.written(history)
-        return tuple(token for item in written for token in self._liked[item]) or self._nothing
+    def prompt(self, history: Sequence[int], target: int, liked: Sequence[bool] | None = None) -> Prompt:
+        """A prompt of a history, oldest first, and a target.
 
-    def prompt(self, history: Sequence[int], target: int) -> Prompt:
-        """A prompt of a history, oldest first, and a target."""
-        return Prompt(self.history(history), self._targets[target])
+        Args:
+            history: items.
+            target: item.
+            liked: whether each item of the history was; None: all were.
+        """
+        lists: dict[bool, list[int]] = {True: [], False: []}
+        for place in self._places(history, liked):
+            lists[liked is None or liked[place]] += self._item(history, liked, place)
+        if not self.reads_disliked:
+            return Prompt(tuple(lists[True]) or self._nothing, self._targets[target])
+        one, two = (tuple(lists[label]) or self._nothing for label in (True, False))
+        return Prompt((*one, *self._between, *two), self._targets[target])
+
+    def _places(self, history: Sequence[int], liked: Sequence[bool] | None) -> list[int]:
+        """Places in a history of what is written."""
+        return self._template.written([len(self._item(history, liked, place)) for place in range(len(history))])
+
+    def _item(self, history: Sequence[int], liked: Sequence[bool] | None, place: int) -> Tokens:
+        """Tokens of an item of a history."""
+        return (self._liked if liked is None or liked[place] else self._disliked)[history[place]]
 
 
 class PromptScorer(nn.Module):
@@ -161,17 +180,20 @@ class PromptScorer(nn.Module):
 
     def prompts(self, contexts: Contexts, items: Tensor) -> list[Prompt]:
         """The prompt of each context and item [n]."""
-        starts, ends, targets = contexts.starts.tolist(), contexts.ends.tolist(), items.tolist()
-        log = contexts.log.cpu().numpy()
-        return [
-            self.writer.prompt(log[start:end].tolist(), target)
-            for start, end, target in zip(starts, ends, targets, strict=True)
-        ]
+        histories = zip(self._histories(contexts), items.tolist(), strict=True)
+        return [self.writer.prompt(history, target, liked) for (history, liked), target in histories]
 
     def written(self, contexts: Contexts, place: int) -> list[int]:
         """Items of its history that the prompts of a context show."""
-        start, end = int(contexts.starts[place]), int(contexts.ends[place])
-        return self.writer.written(contexts.log[start:end].tolist())
+        ((history, liked),) = self._histories(contexts[torch.tensor([place])])
+        return self.writer.written(history, liked)
+
+    def _histories(self, contexts: Contexts) -> Iterator[tuple[list[int], list[bool] | None]]:
+        """Items of each history, and whether they were liked where the template tells it."""
+        read = contexts.rated if self.writer.reads_disliked and contexts.rated is not None else contexts
+        log, labels = read.log.cpu(), None if isinstance(read, Contexts) else read.labels.cpu()
+        for start, end in zip(read.starts.tolist(), read.ends.tolist(), strict=True):
+            yield log[start:end].tolist(), None if labels is None else labels[start:end].tolist()
 
     def trained(self, contexts: Contexts, items: Tensor) -> Tensor:
         """States [n, H] of the last tokens of prompts of contexts and items [n]; see `padded`."""

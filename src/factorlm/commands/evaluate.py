@@ -101,19 +101,25 @@ def evaluate(folder: Path, part: str, cache: str) -> dict[str, Any]:
 
 
 def evaluate_apart(folder: Path, cache: str, test: str) -> dict[str, Any]:
-    """Score a run of a fixed split on test rows that it never saw, and return the metrics.
+    """Score a run on test rows that it never saw, and return the metrics.
 
-    ``test`` is a file with the columns of the split's own. Users and items unknown to training count as such; valid
-    rows stay valid but for those that are also in the file. Metrics and tables are kept in the run's folder, under
-    ``apart`` and the checksum of the file.
+    ``test`` is a file like those of ``split=fixed``, or of examples for ``split=example_users``. Users and items
+    unknown to training count as such; valid rows stay valid but for those that are also in the file. Metrics and tables
+    are kept in the run's folder, under ``apart`` and the checksum of the file.
 
     Raises:
-        UserError: the run's split lists no training rows, or the file is not like the split's own.
+        UserError: the run's split does not fix the training rows, or the file is not like the split's own.
     """
     config, _, known = _read(folder, cache)
-    if not str(config.split["_target_"]).endswith("rules.Fixed") or config.split.train is None:
-        raise UserError(f"fixed.test is for split=fixed with a file split.train, and {folder} has another split")
-    config.split.test, config.split.valid = test, None
+    if "apart" in config.split:
+        config.split.apart = test
+    elif str(config.split["_target_"]).endswith("rules.Fixed") and config.split.train is not None:
+        config.split.test, config.split.valid = test, None
+    else:
+        raise UserError(
+            f"fixed.test is for split=fixed with a file split.train and for split=example_users, and {folder} has "
+            "another split"
+        )
     if "interactions" in config.dataset:
         files = config.dataset.interactions
         config.dataset.interactions = [*([files] if isinstance(files, str) else files), test]
@@ -164,7 +170,7 @@ def _study(config: DictConfig) -> None:
     if len(protocols) != 1:
         raise UserError(f"study={study.name} has the protocols {', '.join(protocols)}: name one, protocols=[NAME]")
     arms = chosen(list(study.arms), config.arms, "arms")
-    existing(config.fixed.test)
+    existing(config.fixed.test, ".json")
     folders = train_study(config, study, protocols, arms, study.seeds, [])
     means: dict[str, dict[str, float | None]] = {}
     for arm in arms:

@@ -21,26 +21,31 @@ VECTORS = {"{user_vector}": "\ue000", "{item_vector}": "\ue001"}  # what stands 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """``instruction``, then ``liked`` for each item of the history, then ``target``; the answer is one word.
+    """``instruction``, then ``liked`` for each liked item of the history, then ``target``; the answer is one word.
 
-    K. Bao et al., TALLRec, RecSys 2023, section 3.2. A prompt is made of the items that a user liked before the row and
-    of the asked item, and of nothing else: it has no way to the row itself or to a later one.
+    With ``disliked`` the items that the user did not like follow, after ``between``. K. Bao et al., TALLRec, RecSys
+    2023, section 3.2. A prompt is made of what a user had before the row and of the asked item, and of nothing else: it
+    has no way to the row itself or to a later one.
 
     Args:
         instruction: what every prompt begins with.
-        nothing: what stands for the history where it is empty.
-        liked: how an item of the history is written, over the columns of the items table, as in ``"\\n- {title}"``.
+        nothing: what stands for a list that is empty.
+        liked: how a liked item is written, over the columns of the items table, as in ``"\\n- {title}"``.
+        between: what stands between the two lists.
+        disliked: how an item is written that the user did not like; None: such items are left out.
         target: how the asked item is written, and the question; ``{user_vector}`` and ``{item_vector}`` are places of
             vectors, which soft tokens fill.
         order: of the history: ``oldest_first``, so that the latest item stands next to the question, or
             ``latest_first``.
-        max_history_tokens: the latest items whose tokens fit are written; older ones are left out.
+        max_history_tokens: the latest items whose tokens fit are written, liked or not; older ones are left out.
         positive, negative: forms of either answer, of which the first token counts.
     """
 
     instruction: str
     nothing: str
     liked: str
+    between: str
+    disliked: str | None
     target: str
     order: Order
     max_history_tokens: int
@@ -68,8 +73,10 @@ class PromptTemplate:
         """Whether prompts have places of vectors."""
         return any(name in self.target for name in VECTORS)
 
-    def write(self, items: pl.DataFrame) -> tuple[list[str], list[str]]:
-        """Each item of the table as one of a history and as the target, with marks in the places of vectors.
+    def write(self, items: pl.DataFrame) -> tuple[list[str], list[str], list[str]]:
+        """Each item of the table as a liked one, as one that was not (empty where they are left out), as the target.
+
+        In the places of vectors stand marks.
 
         Raises:
             UserError: the template names a column that the table has not.
@@ -77,22 +84,22 @@ class PromptTemplate:
         target = self.target
         for name, mark in VECTORS.items():
             target = target.replace(name, mark)
-        return rendered(items, self.liked, "prompt.liked"), rendered(items, target, "prompt.target")
+        disliked = [] if self.disliked is None else rendered(items, self.disliked, "prompt.disliked")
+        return rendered(items, self.liked, "prompt.liked"), disliked, rendered(items, target, "prompt.target")
 
-    def written(self, history: Sequence[int], lengths: Sequence[int]) -> list[int]:
-        """What is written of a history, in the order of writing.
+    def written(self, lengths: Sequence[int]) -> list[int]:
+        """Places in a history of what is written of it, in the order of writing.
 
         Args:
-            history: items, oldest first.
-            lengths: tokens of each item of the table.
+            lengths: tokens of each item of the history, oldest first.
         """
         kept: list[int] = []
         left = self.max_history_tokens
-        for item in reversed(history):
-            left -= lengths[item]
+        for place in reversed(range(len(lengths))):
+            left -= lengths[place]
             if left < 0:
                 break
-            kept.append(item)
+            kept.append(place)
         return kept if self.order == "latest_first" else kept[::-1]
 
 

@@ -27,21 +27,22 @@ def existing_file(path: str) -> Path:
     return file
 
 
-def existing(path: str) -> Path:
-    """The file at ``path``, whose ending must be one that `read_table` knows.
+def existing(path: str, *others: str) -> Path:
+    """The file at ``path``, whose ending must be one that `read_table` knows or one of ``others``.
 
     Raises:
         UserError: there is none, or the ending is another.
     """
     file = existing_file(path)
-    if file.suffix not in ENDINGS:
-        raise UserError(f"{path}: the ending must be one of {', '.join(ENDINGS)}")
+    endings = (*ENDINGS, *others)
+    if file.suffix not in endings:
+        raise UserError(f"{path}: the ending must be one of {', '.join(endings)}")
     return file
 
 
 def checksum(path: str) -> str:
     """The sha256 of a file, as hexadecimal digits."""
-    return sha256_of(existing(path))
+    return sha256_of(existing(path, ".json"))
 
 
 def read_table(path: str, ids: list[str]) -> pl.DataFrame:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from factorlm.data.reading import checksum, column, read_table, seconds
+from factorlm.data.sources.examples import read_examples
 from factorlm.errors import UserError
 
 NO_PART, TRAIN, VALID, TEST = -1, 0, 1, 2
@@ -60,6 +61,11 @@ class SplitRule(Protocol):
         """``user, timestamp`` or ``timestamp``: among rows equal in these the source decides; empty: time does not."""
         ...
 
+    @property
+    def asked_from(self) -> int | None:
+        """Rows of valid and test with an earlier timestamp are what a user had before, and not asked; None: all are."""
+        ...
+
     def identity(self) -> dict[str, Any]:
         """What determines the parts, as plain JSON data; cheap to compute."""
         ...
@@ -84,6 +90,7 @@ class _Rule:
     min_user: int
     min_item: int
     ordered: ClassVar[tuple[str, ...]] = ()
+    asked_from: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         allowed = {"cold_items": get_args(Cold), "cold_users": get_args(Cold), "target": get_args(Target)}
@@ -247,6 +254,45 @@ class ColdUser(_Rule):
 
     def __call__(self, interactions: pl.DataFrame, core: Mask) -> Parts:
         return _drawn(interactions.filter(core).select("user_id"), self.valid, self.test, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleUsers(_Rule):
+    """Users of `factorlm.data.sources.examples` are assigned at random with all their rows.
+
+    Rows of training users train, those that an example lists included. Each example of valid and test is a question of
+    its own, and the listed films are what its user had before: readable with ``history="earlier"``, never asked.
+
+    Args:
+        valid, test: share of the users.
+        seed: of the assignment; it belongs to the protocol, not to the run.
+        apart: None, or a file of examples whose users test; then the users drawn for test belong to no part.
+        min_user, min_item: see `UserTime`.
+    """
+
+    valid: float
+    test: float
+    seed: int
+    apart: str | None
+    target: ClassVar[Target] = "successive"
+    cold_items: ClassVar[Cold] = "keep"
+    cold_users: ClassVar[Cold] = "keep"
+    candidates: ClassVar[Literal["all"]] = "all"
+    asked_from: ClassVar[int | None] = 0
+
+    def identity(self) -> dict[str, Any]:
+        """The checksum of the file instead of its path."""
+        return super().identity() | {"apart": self.apart and checksum(self.apart)}
+
+    def __call__(self, interactions: pl.DataFrame, core: Mask) -> Parts:
+        users = interactions.filter(core).select("user_id")
+        if self.apart is None:
+            return _drawn(users, self.valid, self.test, self.seed)
+        apart = users["user_id"].is_in(read_examples(self.apart)["user_id"].unique().implode()).to_numpy()
+        parts = np.full(len(users), TEST, np.int8)
+        drawn = _drawn(users.filter(~pl.Series(apart)), self.valid, self.test, self.seed)
+        parts[~apart] = np.where(drawn == TEST, NO_PART, drawn)
+        return parts
 
 
 @dataclass(frozen=True, kw_only=True)

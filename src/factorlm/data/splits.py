@@ -138,6 +138,7 @@ def _with_fates(log: pl.DataFrame, rule: SplitRule) -> pl.DataFrame:
     """Add ``new_user`` and ``new_item``, whether training lacks them, and ``fate``: kept, or why not."""
     train = log.filter(pl.col("part") == TRAIN)
     held_out = pl.col("part") >= VALID
+    listed = pl.lit(False) if rule.asked_from is None else held_out & (pl.col("timestamp") < rule.asked_from)
     log = log.with_columns(
         new_user=~pl.col("user").is_in(train["user"].unique().implode()),
         new_item=~pl.col("item").is_in(train["item"].unique().implode()),
@@ -147,6 +148,7 @@ def _with_fates(log: pl.DataFrame, rule: SplitRule) -> pl.DataFrame:
         .when(pl.col("part") == NO_PART).then(pl.lit("unlisted"))
         .when(held_out & pl.col("new_user") & (rule.cold_users == "drop")).then(pl.lit("cold_user"))
         .when(held_out & pl.col("new_item") & (rule.cold_items == "drop")).then(pl.lit("cold_item"))
+        .when(listed).then(pl.lit("not_asked"))
         .otherwise(pl.lit("kept")).cast(FATES)
     )  # fmt: skip
     if rule.target not in ("last", "first"):

@@ -15,7 +15,7 @@ from factorlm.backbones.prompting import PromptScorer
 from factorlm.data.prepared import Prepared
 from factorlm.data.rules import PARTS
 from factorlm.evaluation.base import Evaluation
-from factorlm.evaluation.histories import parts_before
+from factorlm.evaluation.histories import first_times
 from factorlm.evaluation.pointwise import PointwiseEvaluator, RowTask
 from factorlm.evaluation.ranking import RankingEvaluator, RankingTask, batch_scores
 from factorlm.metrics.ranks import positive_ranks, top_scores
@@ -137,12 +137,9 @@ def prompts(run: Audited) -> Finding:
     assert run.prompts is not None
     assert isinstance(run.evaluator, PointwiseEvaluator)
     split, places, task = run.prepared.split, run.prepared.positions, run.evaluator.task("test")
-    met: dict[tuple[int, int], int] = {}
-    for part in parts_before("test", run.evaluator.history):
-        rows = zip(
-            split.users[part].tolist(), split.items[part].tolist(), places[split.rows[part]].tolist(), strict=True
-        )
-        met |= {(user, item): place for user, item, place in rows}
+    met = {
+        (user, item): time for user, item, time in first_times(run.prepared).select("user", "item", "time").iter_rows()
+    }
     histories = [run.prompts.written(task.contexts, place) for place in range(len(task.contexts))]
     same = later = 0
     asked = zip(task.places.tolist(), task.items[task.item_places].tolist(), places[split.rows["test"]], strict=True)

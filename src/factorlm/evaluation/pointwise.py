@@ -34,7 +34,8 @@ class RowTask:
     """The labelled rows of a part, in the order of the source.
 
     Attributes:
-        contexts: [V] users that occur and what each had before, ascending.
+        contexts: [V] users that occur and what each had before, ascending; one for each row where each is asked in its
+            own question and the rows before it may be read.
         items: [N] indices that occur, ascending.
         places, item_places: [n] of each row in them.
         labels: [n], 0 or 1.
@@ -63,7 +64,8 @@ class RowTask:
 def row_task(prepared: Prepared, part: str, history: History = "train") -> RowTask:
     """The labelled rows of a part.
 
-    A model reads as a user's history the positives of training or, with ``history="earlier"``, of all earlier parts.
+    A model reads as a user's history the rows of training or, with ``history="earlier"``, of all earlier parts and,
+    where each row is its own question (``split.target``), what the user had before it.
 
     Raises:
         UserError: they have one class only.
@@ -75,10 +77,14 @@ def row_task(prepared: Prepared, part: str, history: History = "train") -> RowTa
             f"all {len(labels)} {part} rows have label {int(labels[0])}: task=pointwise needs both; "
             "set dataset.negatives=keep and a dataset.min_value that some rows miss"
         )
-    users, user_places = np.unique(split.users[part], return_inverse=True)
+    also = split.passed[part] if history == "earlier" and len(split.passed[part][0]) else None
+    if also is None:
+        users, user_places = np.unique(split.users[part], return_inverse=True)
+    else:
+        users, user_places = split.query_users[part], split.queries[part]
     items, item_places = np.unique(split.items[part], return_inverse=True)
     columns = items, user_places, item_places, labels.astype(np.int64)
-    contexts = contexts_of(prepared, users, parts_before(part, history))
+    contexts = contexts_of(prepared, users, parts_before(part, history), also)
     return RowTask(contexts, *(torch.from_numpy(column) for column in columns))
 
 
