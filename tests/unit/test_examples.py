@@ -134,6 +134,11 @@ def test_users_of_a_file_kept_apart_test_and_training_stays(file: str, tmp_path:
     )
 
 
+def test_a_file_kept_apart_needs_users_of_its_own(file: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has every user of the dataset"):
+        prepare(source(file), rule(file), tmp_path)
+
+
 GOOD = windows(films(0, 9))
 
 

@@ -74,7 +74,7 @@ class TrainConfig(ShellConfig):
 
 @dataclass
 class FixedConfig:
-    """Rows kept apart from a fixed split."""
+    """Rows kept apart from a split that fixes the training rows."""
 
     test: str | None = None
 

@@ -268,6 +268,9 @@ class ExampleUsers(_Rule):
         seed: of the assignment; it belongs to the protocol, not to the run.
         apart: None, or a file of examples whose users test; then the users drawn for test belong to no part.
         min_user, min_item: see `UserTime`.
+
+    Raises:
+        UserError: the file kept apart is not of the format, or has every user.
     """
 
     valid: float
@@ -289,6 +292,8 @@ class ExampleUsers(_Rule):
         if self.apart is None:
             return _drawn(users, self.valid, self.test, self.seed)
         apart = users["user_id"].is_in(read_examples(self.apart)["user_id"].unique().implode()).to_numpy()
+        if apart.all():
+            raise UserError(f"split.apart={self.apart} has every user of the dataset: name examples of other users")
         parts = np.full(len(users), TEST, np.int8)
         drawn = _drawn(users.filter(~pl.Series(apart)), self.valid, self.test, self.seed)
         parts[~apart] = np.where(drawn == TEST, NO_PART, drawn)
