@@ -20,6 +20,7 @@ KEPT = (
     "ms_per_user",
     "peak_memory_mb",
     "best_epoch",
+    "training_rows",
     "steps",
     "training_rows_seen",
     "git",
