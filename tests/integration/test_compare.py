@@ -67,6 +67,7 @@ def records(cwd: Path) -> dict[str, dict]:
     return {f"{record['study']} {record['arm']} {record['seed']}": record for record in found}
 
 
+@pytest.mark.slow
 def test_killed_and_continued_it_answers_the_question(study: Path) -> None:
     process = subprocess.Popen(
         command(), cwd=study, env=environment(study), stderr=subprocess.DEVNULL, start_new_session=True
@@ -110,6 +111,7 @@ def test_killed_and_continued_it_answers_the_question(study: Path) -> None:
     assert records(study) == after  # nothing was trained again
 
 
+@pytest.mark.slow
 def test_a_failing_arm_does_not_stop_the_others(study: Path) -> None:
     bad = STUDY.replace("popularity: [baseline=bias]", "popularity: [backbone=tiny, dataset.text=null]")
     (study / "experiments/demo/study.yaml").write_text(bad)

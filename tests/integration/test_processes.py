@@ -66,6 +66,7 @@ def test_where_one_process_fails_all_end(small: Compose, tmp_path: Path, extra: 
     assert (read_record(tmp_path / "a") or {})["status"] == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "status"), [(signal.SIGTERM, 143, "cancelled"), (signal.SIGKILL, -9, "killed")]
 )

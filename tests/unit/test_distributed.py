@@ -143,6 +143,7 @@ def divided(process: int, processes: int, store: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_divided_layers_give_what_whole_ones_give(tmp_path: Path) -> None:
     """Also where processes have different numbers of texts: all take part in putting a layer together."""
     for process, texts in enumerate(SHARES):

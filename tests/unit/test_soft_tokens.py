@@ -76,11 +76,11 @@ def test_gradients_reach_the_vectors_and_the_adapter_if_it_is_trained(tmp_path: 
 
 
 def test_three_steps_each_a_run_of_its_own(small: Callable[..., DictConfig], tmp_path: Path) -> None:
-    task = ["task=pointwise", "dataset.num_users=40"]
+    task = ["task=pointwise", "dataset.num_users=20"]
     factors = train(small(*task, "head=dot", f"run.dir={tmp_path}/mf"), progress=False)
     prompt = [
         *task, "backbone=tiny", "backbone.max_seq_len=4096", "adapter=lora", "adapter.num_layers=1", "shots=16",
-        "batch_size=8", "trainer.max_epochs=1", "optimizer.lr=0.01",
+        "batch_size=8", "trainer.max_epochs=1", "optimizer.lr=0.01", "prompt.max_history_tokens=24",
     ]  # fmt: skip
     text = train(small(*prompt, "prompt=liked", f"run.dir={tmp_path}/text"), progress=False)
     soft = [*prompt, "prompt=collm", "soft_tokens=mlp", f"soft_tokens.run={factors}"]

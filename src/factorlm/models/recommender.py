@@ -154,12 +154,18 @@ class Recommender(nn.Module):
         return self.factor_l2 * (_squares(user.fields).mean() + _squares(item).mean())
 
     def asked(self, user: User, contexts: Contexts, items: Tensor) -> User:
-        """The user side of contexts [B] with the prompt about item b as one more field of context b."""
+        """The user side of rows [B] with the prompt as one more field.
+
+        Args:
+            user: of B contexts.
+            contexts, items: [n] of the first rows; the prompt of the last of them stands for those after it.
+        """
         if self.prompt is None:
             return user
         assert isinstance(user.fields, Terms)
         linear, factor = self.prompt(contexts, items)
-        return user._replace(fields=user.fields.join(Terms(linear.unsqueeze(1), factor.unsqueeze(1))))
+        rows = torch.arange(len(user.fields.linear), device=items.device).clamp(max=len(items) - 1)
+        return user._replace(fields=user.fields.join(Terms(linear[rows, None], factor[rows, None])))
 
     def score(self, contexts: Contexts, items: Tensor) -> Tensor:
         """Score pairs of context and item index: [B]."""
@@ -255,13 +261,14 @@ class RecommenderCatalogue:
 
     def pairs(self, places: Tensor, columns: Tensor) -> Tensor:
         """Scores [B] of pairs, given by their places [B]."""
-        return torch.cat([
-            self._model.pair_scores(self._asked(places[part], columns[part]), self._item.take(columns[part]))[:size]
-            for part, size in _parts(len(places), PAIRS)
-        ])  # fmt: skip
+        parts = [(places[part], columns[part], size) for part, size in _parts(len(places), PAIRS)]
+        return torch.cat([self._part(*part) for part in parts])
 
-    def _asked(self, places: Tensor, columns: Tensor) -> User:
-        return self._model.asked(self._user.take(places), self._contexts[places], self._items[columns])
+    def _part(self, places: Tensor, columns: Tensor, size: int) -> Tensor:
+        """Scores of the first ``size`` pairs."""
+        contexts, items = self._contexts[places[:size]], self._items[columns[:size]]
+        user = self._model.asked(self._user.take(places), contexts, items)
+        return self._model.pair_scores(user, self._item.take(columns))[:size]
 
     def _pairwise(self, places: Tensor, score: Callable[[User, Fields], Tensor]) -> Tensor:
         """Scores [U, N], context by context, in parts of equal shape."""
