@@ -5,6 +5,7 @@ An untrained adapter changes nothing; a trained one is saved by itself, and `mer
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from factorlm.errors import UserError
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it where it is installed, and it says a lot
 # names of linear maps, as Llama and its kin, BERT, T5, GPT-2, GPT-NeoX, Phi-3, ModernBERT and DistilBERT call them
 ATTENTION = (
     "q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value", "q", "k", "v", "o", "c_attn", "query_key_value",
