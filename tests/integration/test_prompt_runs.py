@@ -129,6 +129,10 @@ def test_a_prompt_is_one_more_field_of_the_machine(small: Compose, tmp_path: Pat
     torch.testing.assert_close(model.score(contexts, items), expected, atol=1e-5, rtol=1e-5)
     catalogue = model.catalogue(task.contexts, task.items)
     torch.testing.assert_close(catalogue.pairs(task.places, task.item_places), expected, atol=1e-5, rtol=1e-5)
+    every = catalogue.cross(torch.arange(2))
+    for place, column in itertools.product(range(2), (0, 3)):
+        one = torch.tensor([place]), torch.tensor([column])
+        torch.testing.assert_close(every[place, column], model.score(task.contexts[one[0]], task.items[one[1]])[0])
     assert factor.std() > 0
     assert own.abs().max() > 0
     rows = pl.read_parquet(folder / "rows.parquet")["score"].to_numpy()

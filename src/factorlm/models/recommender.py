@@ -252,6 +252,10 @@ class RecommenderCatalogue:
 
     def cross(self, places: Tensor) -> Tensor:
         """Scores [U, N] of contexts, given by their places [U], against all items; without gradients."""
+        if self._model.prompt is not None:
+            size = len(self._items)
+            columns = torch.arange(size, device=places.device).repeat(len(places))
+            return self.pairs(places.repeat_interleave(size), columns).view(len(places), size)
         if self._product is None:
             return self._pairwise(places, self._model.pair_scores)
         scores = self._product.cross(places)
