@@ -31,6 +31,7 @@ HYDRA = (  # long options that it knows
     "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "info",
     "config-path", "config-name", "config-dir", "experimental-rerun",
 )  # fmt: skip
+POSITIONAL = {"compare": "study", "evaluate": "study"}  # the key that a bare first argument is the value of
 CONFIGS = {"prepare": "train", "train": "train", "probe": "train", "check": "train"}
 HELP = """FactorLM: does the language model make this recommender better, by how much, at what cost?
 
@@ -187,6 +188,8 @@ def _run_hydra(name: str, arguments: list[str]) -> None:
 
     config_name = CONFIGS.get(name, name)
     register()
+    if name in POSITIONAL and arguments and not arguments[0].startswith("-") and "=" not in arguments[0]:
+        arguments = [f"--{POSITIONAL[name]}", *arguments]
     overrides = _overrides(SCHEMAS[config_name], arguments)
 
     mistakes: list[UserError] = []  # kept from Hydra, which would print a line of its own for each

@@ -55,6 +55,6 @@ def study_overrides(root: Path) -> list[list[str]]:
     """Overrides of each arm under each protocol of each study below ``root``."""
     found = []
     for path in sorted(root.glob("*/study.yaml")):
-        study = load_study(path.parent)
+        study = load_study(path.parent.parent, path.parent.name)
         found += [train_overrides(study, protocol, arm) for protocol in study.protocols for arm in study.arms]
     return found

@@ -38,7 +38,7 @@ def main(config: DictConfig) -> None:
     partial = [key for key in ("arms", "seeds", "protocols", "overrides", "metric") if config[key]]
     if config.publish and partial:
         raise UserError(f"publish=true takes the whole study as it was written down, without {', '.join(partial)}")
-    study = load_study(Path(config.studies) / config.study)
+    study = load_study(Path(config.studies), config.study)
     protocols = chosen(list(study.protocols), config.protocols, "protocols")
     arms = chosen(list(study.arms), config.arms, "arms")
     seeds = list(config.seeds or study.seeds)
@@ -66,7 +66,7 @@ def main(config: DictConfig) -> None:
     drawn = draw_bins(comparisons, figure)
     report.write_text(study_report(study, comparisons, list(config.overrides), FIGURE if drawn else None))
     if config.publish:
-        target = Path(config.studies) / study.name
+        target = study.folder
         for protocol in protocols:
             records = [folders[run_name(protocol, arm, seed)] for arm in arms for seed in seeds]
             (target / "results").mkdir(exist_ok=True)

@@ -165,7 +165,7 @@ def _study(config: DictConfig) -> None:
     """Train what is missing of a study, score all of it on test rows kept apart, and print means over seeds."""
     if config.fixed.test is None:
         raise UserError(f"study={config.study} needs fixed.test=PATH, the test rows that its runs are to be scored on")
-    study = load_study(Path(config.studies) / config.study)
+    study = load_study(Path(config.studies), config.study)
     protocols = chosen(list(study.protocols), config.protocols, "protocols")
     if len(protocols) != 1:
         raise UserError(f"study={study.name} has the protocols {', '.join(protocols)}: name one, protocols=[NAME]")

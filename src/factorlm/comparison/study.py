@@ -26,7 +26,7 @@ class Study:
     """A study as it was written down before its runs.
 
     Attributes:
-        name: of its folder.
+        folder: that holds it, and gives it its name.
         question, metric: what is asked and the primary metric that answers it.
         smallest_effect: the smallest difference that matters.
         baseline: arm that the others are compared with.
@@ -34,7 +34,7 @@ class Study:
         shared: overrides of every run.
     """
 
-    name: str
+    folder: Path
     question: str
     metric: str
     smallest_effect: float
@@ -44,13 +44,23 @@ class Study:
     arms: dict[str, Arm]
     shared: list[str]
 
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.folder.name
 
-def load_study(folder: Path) -> Study:
-    """Read ``folder/study.yaml``.
+
+def load_study(studies: Path, name: str) -> Study:
+    """Read the ``study.yaml`` of a study.
+
+    Args:
+        studies: parent of study folders.
+        name: of a folder there, or the path of a folder.
 
     Raises:
         UserError: there is none, or it is malformed; the message names the key.
     """
+    folder = Path(name).resolve() if (Path(name) / "study.yaml").exists() else studies / name
     path = folder / "study.yaml"
     if not path.exists():
         near = get_close_matches(folder.name, [p.parent.name for p in folder.parent.glob("*/study.yaml")], n=1)
@@ -65,7 +75,7 @@ def load_study(folder: Path) -> Study:
     if missing or unknown:
         raise UserError(f"{path}: missing keys {missing}, unknown keys {unknown}; it takes {', '.join(expected)}")
     arms = {name: _arm(path, name, arm, content["protocols"]) for name, arm in content.pop("arms").items()}
-    study = Study(name=folder.name, arms=arms, **content)
+    study = Study(folder=folder, arms=arms, **content)
     if study.baseline not in arms:
         raise UserError(f"{path}: baseline {study.baseline!r} is not an arm; there are {', '.join(arms)}")
     for name, arm in arms.items():
