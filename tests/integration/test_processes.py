@@ -84,6 +84,28 @@ def test_no_process_outlives_the_command(tmp_path: Path, number: int, code: int,
     assert run_status(tmp_path / "a", read_record(tmp_path / "a") or {}) == status
 
 
+@pytest.mark.slow
+def test_killed_processes_go_on_where_they_were(small: Compose, tmp_path: Path) -> None:
+    arguments = ["dataset=synthetic", "tracking=none", "trainer.devices=2", "batch_size=64", "save_every=0"]
+    arguments += ["task=pointwise", "head=deepfm", "head.dropout=0.3", "trainer.max_epochs=4"]
+    command = [sys.executable, "-m", "factorlm", "train", *arguments]
+    environment = {**os.environ, "FACTORLM_CACHE": str(tmp_path / "cache")}
+    subprocess.run([*command, "run.dir=whole"], cwd=tmp_path, check=True, env=environment, capture_output=True)
+    process = subprocess.Popen(
+        [*command, "run.dir=parts"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _until((tmp_path / "parts/history.jsonl").exists)
+    process.kill()
+    process.wait(60)
+    subprocess.run([*command, "run.dir=parts"], cwd=tmp_path, check=True, env=environment, capture_output=True)
+    whole, parts = (read_record(tmp_path / name) or {} for name in ("whole", "parts"))
+    assert parts["interruptions"] == 1
+    assert parts["history"] == whole["history"]
+    assert parts["metrics"] == whole["metrics"]
+    weights = [(tmp_path / name / "checkpoint/model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert weights[0] == weights[1]
+
+
 def _until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not holds():

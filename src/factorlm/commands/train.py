@@ -44,12 +44,12 @@ from factorlm.models.recommender import Recommender
 from factorlm.parallel import divided
 from factorlm.reporting.metrics import metric_lines
 from factorlm.runs.identity import code_version, digest, protocol
-from factorlm.runs.record import Record, peak_memory_mb, read_record
-from factorlm.runs.store import claim, clear
+from factorlm.runs.record import Record, peak_memory_mb, read_record, versions
+from factorlm.runs.store import HISTORY, STATE, claim, clear
 from factorlm.training.checkpoint import learned_state, load_checkpoint, save_checkpoint
 
 # what a config holds that cannot change a result
-IRRELEVANT = ("study", "arm", "run", "cache", "tracking", "plugins")
+IRRELEVANT = ("study", "arm", "run", "cache", "tracking", "plugins", "save_every")
 # how a protocol names the items that a split lets be ranked
 POOLS = {"train": "items of training", "all": "all items", "part": "items of the part"}
 log = Console(stderr=True)
@@ -116,10 +116,11 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
                 raise UserError(f"run.dir={folder} holds another finished run: name an empty folder")
             log.print(f"already finished, reused: {folder}", highlight=False)
             return folder
-        clear(folder)
+        goes_on = _goes_on(folder, found or {}, key)
+        clear(folder, keep=("checkpoint", HISTORY, "wandb") if goes_on else ())
         names = {"key": key, "study": config.study, "arm": config.arm, "seed": config.seed}
         code = code_version(list(config.plugins))
-        record = Record(folder, {**names, "init_from": config.init_from, "code": code})
+        record = Record(folder, {**names, "init_from": config.init_from, "code": code}, found if goes_on else None)
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
         previous = signal.signal(signal.SIGTERM, _terminated) if _in_main_thread() else None
         try:
@@ -129,6 +130,7 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
                 record.finish("done")
             else:
                 record.finish("done", **_train_together(config, folder, processes, started, progress))
+            (folder / "checkpoint" / STATE).unlink(missing_ok=True)
         except (KeyboardInterrupt, TerminatedError):
             record.finish("cancelled")
             raise
@@ -139,6 +141,12 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
     return folder
+
+
+def _goes_on(folder: Path, found: dict[str, Any], key: str) -> bool:
+    """Whether a folder holds the state of an interrupted training that this process would repeat to the last bit."""
+    same = found.get("key") == key and found.get("versions") == versions()
+    return same and (folder / "checkpoint" / STATE).exists()
 
 
 def _starts(config: DictConfig) -> dict[str, Path]:
@@ -268,14 +276,15 @@ def _run(config: DictConfig, folder: Path, note: Note, tracker: Any, started: fl
                 for part in ("prompt.", "scorer.vectors.")
             ]
             load_checkpoint(model, Path(config.init_from) / "checkpoint", new=[adapter, *parts_of])
-        trained = _fit(config, folder, model, prepared, evaluator, rows, tracker, progress)
+        trained, earlier = _fit(config, folder, model, prepared, evaluator, rows, tracker, progress)
         if _processes(config) > 1 and config.trainer.strategy == "fsdp":  # its layers are in pieces
             model = make_model(config, prepared)
             load_checkpoint(model, folder / "checkpoint")
     else:
         save_checkpoint(model, folder / "checkpoint")
-        trained = {}
+        trained, earlier = {}, 0.0
     clock("train")
+    seconds["train"] = round(seconds["train"] + earlier, 2)
     model.eval()
     valid = evaluator.evaluate(model, "valid")
     clock("validate")
@@ -284,7 +293,7 @@ def _run(config: DictConfig, folder: Path, note: Note, tracker: Any, started: fl
         write_evaluation(test, folder)
     values = valid.named("valid") | test.named("test")
     clock("evaluate")
-    seconds["total"] = round(time.perf_counter() - started, 2)
+    seconds["total"] = round(time.perf_counter() - started + earlier, 2)
     if tracker is not None:
         from factorlm.tracking.wandb import summarize
 
@@ -318,8 +327,8 @@ def _fit(
     rows: npt.NDArray[np.int64],
     tracker: Any,
     progress: bool,
-) -> dict[str, Any]:
-    """Train, keep the best weights, and return what the record says of it."""
+) -> tuple[dict[str, Any], float]:
+    """Train and keep the best weights; what the record says of it, and the seconds before an interruption."""
     from factorlm.training.fit import fit
     from factorlm.training.module import DivergedError, PointwiseModule, RankingModule, TaskBatches, TrainBatches
 
@@ -355,7 +364,8 @@ def _fit(
             make(config.trainer),
             monitor=f"valid/{config.selection}{evaluator.suffix}",
             patience=config.patience,
-            folder=folder / "checkpoint",
+            folder=folder,
+            save_every=config.save_every,
             logger=tracker,
             progress=progress,
             strategy=strategy,
@@ -369,7 +379,7 @@ def _fit(
         raise RuntimeError("training changed weights that are frozen")
     if adapter and all(torch.equal(model.get_parameter(name).cpu(), value.cpu()) for name, value in adapter.items()):
         raise UserError("training left the adapter as it was: raise optimizer.lr, or train for more steps")
-    return {
+    trained = {
         "best_epoch": result.best_epoch,
         "steps": result.steps,
         "training_rows_seen": min(
@@ -377,6 +387,7 @@ def _fit(
         ),
         "history": result.history,
     }
+    return trained, result.earlier_seconds
 
 
 def _adapter_names(config: DictConfig, model: nn.Module) -> list[str]:

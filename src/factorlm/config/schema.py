@@ -66,6 +66,7 @@ class TrainConfig(ShellConfig):
     selection: str = MISSING
     shots: int | None = None
     batch_size: int = MISSING
+    save_every: float = MISSING
     patience: int = MISSING
     init_from: str | None = None
     eval_batch_size: int = MISSING

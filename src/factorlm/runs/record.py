@@ -35,12 +35,15 @@ class Record:
     Args:
         folder: the run folder.
         content: what is known at the start; status is ``running`` until `finish`.
+        before: the record of the interrupted run that goes on, if one does.
     """
 
-    def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, content: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
         self._path = folder / FILE
         self.content: dict[str, Any] = {"schema": SCHEMA, "status": "running", **content}
-        self.content |= {"started": _now(), "command": _command(), "versions": _versions(), "hardware": _hardware()}
+        self.content |= {"started": _now(), "command": _command(), "versions": versions(), "hardware": _hardware()}
+        if before is not None:
+            self.content |= {"started": before["started"], "interruptions": before.get("interruptions", 0) + 1}
         self.content["git"] = git_state()
         self.write()
 
@@ -97,7 +100,8 @@ def _command() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that matter to a result."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,12 @@ from factorlm.errors import UserError
 from factorlm.runs.record import FILE, read_record
 
 LOCK = ".lock"
-OURS = ("config.yaml", FILE, "per_user.parquet", "topk.parquet", "rows.parquet", "checkpoint", "diverged.json", "wandb")
+HISTORY = "history.jsonl"  # the metrics of each epoch
+STATE = "state.pt"  # in checkpoint: of an interrupted training
+OURS = (
+    "config.yaml", HISTORY, "per_user.parquet", "topk.parquet", "rows.parquet", "checkpoint", "diverged.json", "wandb",
+    FILE,  # last: without it, the others would pass for foreign files
+)  # fmt: skip
 
 
 @contextmanager
@@ -39,19 +44,21 @@ def claim(folder: Path, wait: bool) -> Iterator[None]:
         raise UserError(f"run.dir={folder} is being trained by another process; wait for it or name another") from error
 
 
-def clear(folder: Path) -> None:
-    """Remove what an unfinished run left.
+def clear(folder: Path, keep: Collection[str] = ()) -> None:
+    """Remove what an unfinished run left, but for the names to keep.
 
     Raises:
         UserError: the folder has no record and other files: it is not a run's.
     """
+    for partial in folder.glob("*.tmp"):
+        partial.unlink()
     if not (folder / FILE).exists():
         foreign = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, "log.txt"))
         if foreign:
             raise UserError(
                 f"run.dir={folder} holds files that are no run ({', '.join(foreign[:3])}): name an empty folder"
             )
-    for name in OURS:
+    for name in [name for name in OURS if name not in keep]:
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from factorlm.assets import write_atomically
 from factorlm.errors import UserError
 
 FILE = "model.safetensors"
@@ -30,9 +30,7 @@ def learned_state(model: nn.Module) -> dict[str, Tensor]:
 def save_checkpoint(model: nn.Module, folder: Path) -> None:
     """Write the learned state to ``folder/model.safetensors``, atomically."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{FILE}.{os.getpid()}.tmp"
-    save_file({name: value.contiguous() for name, value in learned_state(model).items()}, partial)
-    partial.replace(folder / FILE)
+    write_atomically(folder / FILE, save({name: value.contiguous() for name, value in learned_state(model).items()}))
 
 
 def load_checkpoint(model: nn.Module, folder: Path, *, new: Sequence[Collection[str]] = ()) -> None:
@@ -56,7 +54,12 @@ def load_checkpoint(model: nn.Module, folder: Path, *, new: Sequence[Collection[
     other = [name for name in saved if name not in wanted or saved[name].shape != wanted[name].shape]
     if missing or other:
         raise UserError(f"{path} is of another model: it lacks {missing[:3]}, and {other[:3]} do not fit")
-    for name, value in saved.items():  # fitted buffers may be empty before they are loaded
+    assign(model, saved)
+
+
+def assign(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Set the named parameters and buffers of a model in place."""
+    for name, value in state.items():
         owner, _, leaf = name.rpartition(".")
         with torch.no_grad():
             getattr(model.get_submodule(owner), leaf).copy_(value)

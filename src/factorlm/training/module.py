@@ -74,6 +74,14 @@ class _Module(pl.LightningModule):
         """Log the mean loss; once an epoch, because logging costs as much as a small step."""
         self.log("train/loss", self.mean_loss, sync_dist=True)
 
+    def progress(self) -> dict[str, Any]:
+        """What of this process, but for weights, the next batches depend on: the sums of the epoch's mean loss."""
+        return {"loss": self._loss, "rows": self._rows}
+
+    def restore(self, progress: dict[str, Any]) -> None:
+        """Set what `progress` gave."""
+        self._loss, self._rows = progress["loss"], progress["rows"]
+
     @property
     def mean_loss(self) -> float:
         """Of the rows trained in this epoch so far, by all processes."""
@@ -135,6 +143,15 @@ class RankingModule(_Module):
         self.register_buffer("train_counts", train_counts, persistent=False)
         self._valid_task = valid_task
         self._generator = torch.Generator().manual_seed(seed)
+
+    def progress(self) -> dict[str, Any]:
+        """With the generator of negatives."""
+        return super().progress() | {"negatives": self._generator.get_state()}
+
+    def restore(self, progress: dict[str, Any]) -> None:
+        """Set what `progress` gave."""
+        super().restore(progress)
+        self._generator.set_state(progress["negatives"])
 
     def training_step(self, batch: tuple[Contexts, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of positive pairs, contexts [B] and items [B]."""
@@ -259,11 +276,23 @@ class TrainBatches:
     ) -> None:
         self._contexts, self._columns, self._size, self._seed = contexts, columns, size, seed
         self._epoch = 0
+        self._start = (0, 0)
         self._begun: Sequence[Tensor] = ()
         self._users = contexts.users.unique(return_inverse=True)[1] if by_user else None
 
+    def start(self, epoch: int, batch: int) -> None:
+        """Begin with a batch of an epoch: that epoch has only the batches from there on."""
+        self._epoch, self._start = epoch, (epoch, batch)
+
     def __len__(self) -> int:
-        return -(-len(self._contexts) // self._size) if self._users is None else len(self._batches(self._epoch))
+        if self._users is None:
+            return -(-len(self._contexts) // self._size) - self._skipped(self._epoch)
+        return len(self._batches(self._epoch))
+
+    def _skipped(self, epoch: int) -> int:
+        """Batches of an epoch that were trained before."""
+        first, batch = self._start
+        return batch if epoch == first else 0
 
     def __iter__(self) -> Iterator[tuple[Contexts | Tensor, ...]]:
         self._begun = self._batches(self._epoch)
@@ -278,17 +307,18 @@ class TrainBatches:
         return self._begun[batch]
 
     def _batches(self, epoch: int) -> Sequence[Tensor]:
-        """The rows of each batch."""
+        """The rows of each batch of an epoch that is still to be trained."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        begin = self._skipped(epoch)
         if self._users is None:
             batches: Sequence[Tensor] = torch.randperm(len(self._contexts), generator=generator).split(self._size)
-            return batches
+            return batches[begin:]
         order = torch.randperm(int(self._users.max()) + 1, generator=generator)[self._users]
         counts = order.bincount()
         batch = (counts.cumsum(0) - counts) // self._size
         sizes = torch.zeros(int(batch[-1]) + 1, dtype=torch.int64).index_add(0, batch, counts)
         batches = order.argsort(stable=True).split(sizes[sizes > 0].tolist())
-        return batches
+        return batches[begin:]
 
 
 class Task(Protocol):

@@ -1,0 +1,115 @@
+"""Interrupt runs at random moments, let them go on, and count what differs from runs that were left alone.
+
+    .venv/bin/python scripts/interruptions.py --points 24 --out experiments/interruptions/exact.json
+
+Each arm is trained once undisturbed and once with interruptions, every second one by SIGTERM and the others by kill -9,
+between the first state that a process writes and a few seconds after it. At the end weights are compared bit by bit,
+and metrics and histories number by number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+COMMON = ["dataset=ml100k", "tracking=none", "save_every=0.3"]
+ARMS = {
+    "fm": ["model.num_factors=32", "trainer.max_epochs=12"],
+    "bpr": ["head=dot", "objective=bpr", "trainer.max_epochs=12"],
+    "deepfm": ["task=pointwise", "head=deepfm", "head.dropout=0.2", "fields=movielens", "trainer.max_epochs=6"],
+    "attention": ["task=pointwise", "encoder=attention", "split=global_time", "trainer.max_epochs=2"],
+    "minilm_lora": ["split=cold_item", "backbone=minilm", "adapter=lora", "trainer.max_steps=60"],
+    "smollm2_lora": ["split=cold_item", "backbone=smollm2_135m", "adapter=lora", "trainer.max_steps=24"],
+}
+SETS = {"smollm2_lora": ["batch_size=256"], "minilm_lora": ["batch_size=256"]}
+
+
+def command(arm: str, folder: Path) -> list[str]:
+    sets = [*COMMON, *ARMS[arm], *SETS.get(arm, []), f"run.dir={folder}"]
+    return [sys.executable, "-m", "factorlm", "train", *sets]
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "record.json").read_text())
+
+
+def interrupt(arm: str, folder: Path, number: int, delay: float) -> dict | None:
+    """Start the run and send it a signal; None if it ended before."""
+    state = folder / "checkpoint" / "state.pt"
+    before = state.stat().st_mtime_ns if state.exists() else 0
+    process = subprocess.Popen(command(arm, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (state.exists() and state.stat().st_mtime_ns > before):
+        time.sleep(0.02)
+    time.sleep(delay)
+    process.send_signal(number)
+    if process.wait() == 0:
+        return None
+    assert process.returncode == (143 if number == signal.SIGTERM else -9), process.returncode
+    found = torch.load(state, weights_only=True)
+    place = {"epoch": found["epoch"], "batch": found["batch"], "ended": found["ended"]}
+    return {"arm": arm, "signal": signal.Signals(number).name, "delay": round(delay, 2), **place}
+
+
+def differing_bits(one: Path, other: Path) -> int:
+    """Bits that differ between the weights of two runs."""
+    first, second = (load_file(folder / "checkpoint/model.safetensors") for folder in (one, other))
+    assert first.keys() == second.keys()
+    views = [(first[name].view(torch.uint8).numpy(), second[name].view(torch.uint8).numpy()) for name in first]
+    return int(sum(np.unpackbits(a ^ b).sum() for a, b in views))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=24, help="interruptions in all")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments")
+    parser.add_argument("--arms", nargs="*", default=list(ARMS))
+    parser.add_argument("--runs", type=Path, default=Path("runs/interruptions"))
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    chance, points, arms = random.Random(arguments.seed), [], {}
+    each = -(-arguments.points // len(arguments.arms))
+    for arm in arguments.arms:
+        whole, parts = (arguments.runs / f"{arm}-{kind}" for kind in ("whole", "parts"))
+        subprocess.run(command(arm, whole), check=True, stdout=subprocess.DEVNULL)
+        seconds = record_of(whole)["seconds"]["train"]
+        own = []
+        while len(own) < each:
+            number = (signal.SIGTERM, signal.SIGKILL)[len(own) % 2]
+            point = interrupt(arm, parts, number, chance.uniform(0, 1.5 * seconds / each))
+            if point is None:  # it ended: interrupt a new one, which counts, too
+                break
+            own.append(point)
+            print(point, flush=True)
+        subprocess.run(command(arm, parts), check=True, stdout=subprocess.DEVNULL)
+        one, other = record_of(whole), record_of(parts)
+        same = {key: one[key] == other[key] for key in ("metrics", "history", "best_epoch", "steps")}
+        tables = {
+            path.name: path.read_bytes() == (parts / path.name).read_bytes() for path in sorted(whole.glob("*.parquet"))
+        }
+        arms[arm] = {
+            "interruptions": len(own), "differing_bits": differing_bits(whole, parts), "equal": same | tables,
+            "train_seconds": [one["seconds"]["train"], other["seconds"]["train"]],
+        }  # fmt: skip
+        print(arm, arms[arm], flush=True)
+        points += own
+    answer = {"points": len(points), "differing_bits": sum(arm["differing_bits"] for arm in arms.values()),
+              "arms": arms, "interruptions": points, "versions": record_of(whole)["versions"]}  # fmt: skip
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(answer, indent=1) + "\n")
+    print(json.dumps({key: answer[key] for key in ("points", "differing_bits")}))
+
+
+if __name__ == "__main__":
+    main()
