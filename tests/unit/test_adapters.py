@@ -49,6 +49,17 @@ def test_every_backbone_has_its_architecture_here() -> None:
     }
 
 
+def test_frozen_weights_are_mapped_from_the_file(tmp_path: Path) -> None:
+    """So they are in memory once, however many runs train adapters on the model."""
+    encoder = saved(tmp_path, "smollm2_135m").load(tmp_path)
+    adapter("lora").attach(encoder)
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    pages = [[int(end, 16) for end in line[0].split("-")] for line in maps if line[-1].endswith("model.safetensors")]
+    frozen = [value for value in encoder.parameters() if not value.requires_grad]
+    assert len(frozen) > 20
+    assert all(any(start <= value.data_ptr() < end for start, end in pages) for value in frozen)
+
+
 def adapter(name: str) -> Adapter:
     made: Adapter = make(compose_config("train", ["backbone=tiny", f"adapter={name}", "adapter.num_layers=2"]).adapter)
     return made
