@@ -53,7 +53,8 @@ def interrupt(arm: str, folder: Path, number: int, delay: float) -> dict | None:
         time.sleep(0.02)
     time.sleep(delay)
     process.send_signal(number)
-    if process.wait() == 0:
+    process.wait()
+    if record_of(folder)["status"] == "done":
         return None
     assert process.returncode == (143 if number == signal.SIGTERM else -9), process.returncode
     found = torch.load(state, weights_only=True)
@@ -65,7 +66,7 @@ def differing_bits(one: Path, other: Path) -> int:
     """Bits that differ between the weights of two runs."""
     first, second = (load_file(folder / "checkpoint/model.safetensors") for folder in (one, other))
     assert first.keys() == second.keys()
-    views = [(first[name].view(torch.uint8).numpy(), second[name].view(torch.uint8).numpy()) for name in first]
+    views = [[part[name].reshape(-1).view(torch.uint8).numpy() for part in (first, second)] for name in first]
     return int(sum(np.unpackbits(a ^ b).sum() for a, b in views))
 
 
