@@ -24,14 +24,15 @@ COMMANDS = {
     "audit": "examine a finished run for leakage, ties, order sensitivity and other ways to be wrong",
     "probe": "ask whether a language model knows the catalogue, or what users liked, by heart",
     "check": "validate every config file, or one composition, against the real signatures",
-    "runs": "list runs",
+    "runs": "list, filter, compare, follow, export, delete and import runs",
     "completion": "print the shell completion script for bash or zsh",
 }
 HYDRA = (  # long options that it knows
     "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "info",
     "config-path", "config-name", "config-dir", "experimental-rerun",
 )  # fmt: skip
-POSITIONAL = {"compare": "study", "evaluate": "study"}  # the key that a bare first argument is the value of
+# the key that a bare first argument is the value of; of a list, all that are not for another key
+POSITIONAL = {"compare": "study", "evaluate": "study", "runs": "words"}
 CONFIGS = {"prepare": "train", "train": "train", "probe": "train", "check": "train"}
 HELP = """FactorLM: does the language model make this recommender better, by how much, at what cost?
 
@@ -118,10 +119,11 @@ def _dispatch(given: list[str]) -> None:
     _run_hydra(name, given[1:])
 
 
-def _overrides(schema: type, arguments: Sequence[str]) -> list[str]:
+def _overrides(schema: type, arguments: Sequence[str], positional: str | None = None) -> list[str]:
     """Write ``--key value``, ``--key=value`` and ``--flag`` as Hydra's ``key=value``, for the keys of a schema.
 
-    A key that holds a list takes all values up to the next option or ``key=value``. Other options are Hydra's.
+    A key that holds a list takes all values up to the next option or ``key=value``. Other options are Hydra's. What is
+    for no key goes to the positional one: the first argument, or all to a list.
 
     Raises:
         UserError: an option is nobody's, or lacks its value.
@@ -133,11 +135,17 @@ def _overrides(schema: type, arguments: Sequence[str]) -> list[str]:
         key, equals, _ = rest[0].partition("=") if rest else ("--", "", "")
         return not key.startswith("--") and not (equals and key.partition(".")[0] in names)
 
-    rest, overrides = list(arguments), []
+    rest, overrides, words = list(arguments), [], []
+    gathers = kinds.get(positional or "", "").startswith("list")
+    if positional and not gathers and rest and not rest[0].startswith("-") and "=" not in rest[0]:
+        rest.insert(0, f"--{positional}")
     while rest:
         argument = rest.pop(0)
         key, equals, value = argument.removeprefix("--").partition("=")
         part = "." in key and key.partition(".")[0] in names
+        if gathers and not argument.startswith("-") and not (equals and key.partition(".")[0] in names):
+            words.append(_quoted(argument).replace("${", "\\${"))
+            continue
         if kinds.get(key, "").startswith("list") and equals and not argument.startswith("--") and value[:1] not in "[$":
             overrides.append(f"{key}=[{','.join(_quoted(one) for one in value.split(','))}]")
             continue
@@ -163,6 +171,7 @@ def _overrides(schema: type, arguments: Sequence[str]) -> list[str]:
             values = [one for value in values for one in value.strip("[]").split(",")]
         quoted = [_quoted(one) for one in values]
         overrides.append(f"{key}=[{','.join(quoted)}]" if kind.startswith("list") else f"{key}={quoted[0]}")
+    overrides += [f"{positional}=[{','.join(words)}]"] * bool(words)
     multirun = [argument for argument in overrides if argument in ("-m", "--multirun")]  # Hydra wants it at an end
     return multirun + [argument for argument in overrides if argument not in multirun]
 
@@ -188,9 +197,7 @@ def _run_hydra(name: str, arguments: list[str]) -> None:
 
     config_name = CONFIGS.get(name, name)
     register()
-    if name in POSITIONAL and arguments and not arguments[0].startswith("-") and "=" not in arguments[0]:
-        arguments = [f"--{POSITIONAL[name]}", *arguments]
-    overrides = _overrides(SCHEMAS[config_name], arguments)
+    overrides = _overrides(SCHEMAS[config_name], arguments, POSITIONAL.get(name))
 
     mistakes: list[UserError] = []  # kept from Hydra, which would print a line of its own for each
 

@@ -157,8 +157,11 @@ class AuditConfig(ShellConfig):
 
 @dataclass
 class RunsConfig(ShellConfig):
-    """The shell of `runs`."""
+    """The shell of `runs`; comments are in conf/runs.yaml."""
 
+    words: list[str] = field(default_factory=list)
+    sort: str = MISSING
+    yes: bool = False
     json: bool = False
 
 

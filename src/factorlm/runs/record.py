@@ -16,6 +16,7 @@ from typing import Any
 
 SCHEMA = 1
 FILE = "record.json"
+CONFIG = "config.yaml"
 PACKAGES = (
     "factorlm",
     "torch",
@@ -24,6 +25,10 @@ PACKAGES = (
     "peft",
     "datasets",
     "polars",
+    "numpy",
+    "scipy",
+    "numba",
+    "implicit",
     "hydra-core",
     "wandb",
 )
@@ -72,7 +77,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a run folder, or None where there is none that can be read."""
     try:
         content = json.loads((folder / FILE).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -1,23 +1,26 @@
-"""The store of runs: folders under one root, read without any index."""
+"""The store of runs: folders under one root."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from factorlm.errors import UserError
-from factorlm.runs.record import FILE, read_record
+from factorlm.runs.record import CONFIG, FILE, read_record
 
 LOCK = ".lock"
 HISTORY = "history.jsonl"  # the metrics of each epoch
 STATE = "state.pt"  # in checkpoint: of an interrupted training
 OURS = (
-    "config.yaml", HISTORY, "per_user.parquet", "topk.parquet", "rows.parquet", "checkpoint", "diverged.json", "wandb",
+    CONFIG, HISTORY, "per_user.parquet", "topk.parquet", "rows.parquet", "checkpoint", "diverged.json", "wandb",
     FILE,  # last: without it, the others would pass for foreign files
 )  # fmt: skip
 
@@ -66,20 +69,48 @@ def clear(folder: Path, keep: Collection[str] = ()) -> None:
             path.unlink(missing_ok=True)
 
 
-def status(folder: Path, record: dict[str, Any]) -> str:
+def status(folder: Path, record: Mapping[str, Any]) -> str:
     """Status of a run; one that says running but is held by no process was killed."""
     if record.get("status") != "running":
         return str(record.get("status"))
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            now = (read_record(folder) or record).get("status")  # it may have ended since it was read
-            return "killed" if now == "running" else str(now)
-    except Timeout:
+    if _held(folder):
         return "running"
+    now = (read_record(folder) or record).get("status")  # it may have ended since it was read
+    return "killed" if now == "running" else str(now)
+
+
+def _held(folder: Path) -> bool:
+    """Whether a process holds a run folder; the shared lock of who asks is one that `claim` waits for."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def run_folders(root: Path) -> Iterator[Path]:
+    """Folders below ``root``, or itself, that hold a record; links and hidden folders are not followed."""
+    waiting = [str(root)]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            if S_ISREG(os.stat(f"{folder}/{FILE}").st_mode):
+                yield Path(folder)
+                continue
+        except OSError:
+            pass
+        with suppress(OSError), os.scandir(folder) as entries:
+            waiting += [one.path for one in entries if one.name[0] != "." and one.is_dir(follow_symlinks=False)]
 
 
 def find_runs(root: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every run folder under ``root`` with its record, oldest first."""
-    found = [(path.parent, read_record(path.parent)) for path in root.glob(f"**/{FILE}")]
+    """Every run folder under ``root`` with its whole record, oldest first."""
+    found = [(folder, read_record(folder)) for folder in run_folders(root)]
     runs = [(folder, record) for folder, record in found if record is not None]
-    return sorted(runs, key=lambda run: (run[1].get("started", ""), str(run[0])))
+    return sorted(runs, key=lambda run: (str(run[1].get("started", "")), str(run[0])))
