@@ -25,6 +25,8 @@ COMMANDS = {
     "probe": "ask whether a language model knows the catalogue, or what users liked, by heart",
     "check": "validate every config file, or one composition, against the real signatures",
     "runs": "list, filter, compare, follow, export, delete and import runs",
+    "reproduce": "train a published study anew and hold each of its numbers against the record",
+    "export": "pack a compared study for a paper's supplement",
     "completion": "print the shell completion script for bash or zsh",
 }
 HYDRA = (  # long options that it knows
@@ -32,7 +34,7 @@ HYDRA = (  # long options that it knows
     "config-path", "config-name", "config-dir", "experimental-rerun",
 )  # fmt: skip
 # the key that a bare first argument is the value of; of a list, all that are not for another key
-POSITIONAL = {"compare": "study", "evaluate": "study", "runs": "words"}
+POSITIONAL = {"compare": "study", "evaluate": "study", "runs": "words", "reproduce": "study", "export": "study"}
 CONFIGS = {"prepare": "train", "train": "train", "probe": "train", "check": "train"}
 HELP = """FactorLM: does the language model make this recommender better, by how much, at what cost?
 
@@ -50,11 +52,14 @@ examples
   factorlm compare runs=[runs/a,runs/b]
   factorlm score --qrels truth.txt --run one.txt two.parquet
   factorlm audit run.dir=runs/a
+  factorlm runs head=fm 'ndcg>0.1' --sort -ndcg
+  factorlm reproduce experiments/ml100k-text-vs-id
   factorlm power runs=[runs/a,runs/b] effect=0.005
   factorlm train -m seed=1,2,3                       several runs, one after the other
 
 `factorlm COMMAND --help` lists the config groups and keys of a command; `--cfg job` prints its whole config.
-Exit status: 0 done, 2 a mistake in the input, 3 an audit failed, 1 a bug of ours, 130 interrupted, 143 terminated.
+Exit status: 0 done, 2 a mistake in the input, 3 an audit failed or a number was not reproduced, 1 a bug of ours,
+130 interrupted, 143 terminated.
 Completion: eval "$(factorlm completion bash)"
 """
 

@@ -8,6 +8,6 @@ class UserError(ValueError):
 
 
 class AuditError(UserError):
-    """An audit found a failure; exit status 3."""
+    """An audit found a failure, or a number was not reproduced; exit status 3."""
 
     status = 3

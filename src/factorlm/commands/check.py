@@ -30,7 +30,7 @@ def main(config: DictConfig) -> None:
     check_config(config)
     checked = 1
     if not HydraConfig.get().overrides.task:
-        for command in ("evaluate", "compare", "power", "score", "audit", "runs"):
+        for command in ("evaluate", "compare", "power", "score", "audit", "runs", "reproduce", "export"):
             compose_config(command, [])
         for overrides in (*option_overrides(conf_dir()), *study_overrides(Path("experiments"))):
             try:

@@ -116,6 +116,29 @@ class CompareConfig(ShellConfig):
 
 
 @dataclass
+class ReproduceConfig(ShellConfig):
+    """The shell of `reproduce`."""
+
+    study: str | None = None
+    arms: list[str] | None = None
+    seeds: list[int] | None = None
+    protocols: list[str] | None = None
+    jobs: int = MISSING
+    studies: str = MISSING
+    tracking: Any = None
+    json: bool = False
+
+
+@dataclass
+class ExportConfig(ShellConfig):
+    """The shell of `export`."""
+
+    study: str | None = None
+    studies: str = MISSING
+    out: str | None = None
+
+
+@dataclass
 class PowerConfig(ShellConfig):
     """The shell of `power`."""
 
@@ -173,6 +196,8 @@ SCHEMAS: dict[str, type] = {
     "score": ScoreConfig,
     "audit": AuditConfig,
     "runs": RunsConfig,
+    "reproduce": ReproduceConfig,
+    "export": ExportConfig,
 }
 
 

@@ -14,6 +14,7 @@ KEPT = (
     "arm",
     "seed",
     "fingerprint",
+    "code",
     "metrics",
     "parameters",
     "seconds",
