@@ -14,6 +14,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from factorlm.cli import main
+
 STUDY = """
 question: Does text help on synthetic data?
 metric: ndcg@10
@@ -102,22 +104,28 @@ def test_a_study_is_reproduced(published: Path, results: Path) -> None:
     assert call(published, "reproduce", "demo", "arms=[ids]", "seeds=[1]").returncode == 0
 
 
-def test_mistakes(published: Path, results: Path) -> None:
+def test_mistakes(
+    published: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     def message(*arguments: str) -> str:
-        result = call(published, *arguments)
-        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
-        return result.stderr
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        printed = capfd.readouterr()
+        assert (caught.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
+        return printed.err
 
+    monkeypatch.chdir(published)
     assert "arms=idz: the study has popularity, ids; did you mean 'ids'?" in message("reproduce", "demo", "arms=[idz]")
     assert "seeds=7: the study has 1, 2" in message("reproduce", "demo", "seeds=[7]")
     results.write_text("{")
     assert "warm.json is no record of a study" in message("reproduce", "demo")
+    results.write_text("{}")
+    assert "it lacks arms, runs, seeds" in message("reproduce", "demo")
     results.unlink()
     assert "warm.json is missing: publish it" in message("reproduce", "demo")
     assert "name a published study" in message("reproduce")
-    assert "run.root" not in message("export", "demo", "run.root=nowhere")
+    assert "nowhere/demo/comparison.json is missing" in message("export", "demo", "run.root=nowhere")
     assert "name a file that ends in .zip" in message("export", "demo", "out=demo.tar")
-    results.write_text("{}")
 
 
 def test_a_supplement_repeats_the_comparison_and_holds_no_data(published: Path, tmp_path: Path) -> None:
