@@ -16,8 +16,8 @@ HEAD = """# Experiments
 Generated from the records under `experiments/` by `python scripts/experiments.py > docs/experiments.md`; a test holds
 it current. Each study wrote its question, metric and smallest effect that matters before its runs. Numbers are
 differences to the baseline on test; an arm is called better or worse where Holm's p is below 0.05. The reports have
-intervals, all metrics and slices. `factorlm reproduce experiments/NAME` trains a study anew and holds each number against
-the record ([how](runs.md#train-a-published-study-anew)).
+intervals, all metrics and slices. `factorlm reproduce experiments/NAME` trains a study anew and holds each number
+against the record ([how](runs.md#train-a-published-study-anew)).
 """
 TAIL = """
 Whether intervals and p-values hold is asked in [calibration](../experiments/calibration/README.md); the points that
