@@ -129,6 +129,10 @@ def test_mistakes(
 
 
 def test_a_supplement_repeats_the_comparison_and_holds_no_data(published: Path, tmp_path: Path) -> None:
+    run = next((published / "runs/demo/warm").glob("ids-seed1-*"))
+    (published / "runs/demo/report.html").write_text(f'<script src="../assets/charts.js"></script>{run}')
+    (published / "runs/assets").mkdir()
+    (published / "runs/assets/charts.js").write_text("//")
     result = call(published, "export", "demo", "out=one.zip")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "one.zip"
@@ -139,7 +143,16 @@ def test_a_supplement_repeats_the_comparison_and_holds_no_data(published: Path, 
     assert (tmp_path / "again/one.zip").read_bytes() == (published / "one.zip").read_bytes()
     subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {"study.yaml", "README.md", "ABOUT.md", "report.md", "comparison.json", "environment.txt"} <= names
+    assert (folder / "report.html").read_text() == '<script src="assets/charts.js"></script>runs/warm/ids-seed1'
+    assert {
+        "assets/charts.js",
+        "study.yaml",
+        "README.md",
+        "ABOUT.md",
+        "report.md",
+        "comparison.json",
+        "environment.txt",
+    } <= names
     assert not any("topk" in name or "checkpoint" in name or "wandb" in name for name in names)
 
     runs = [f"runs/warm/{arm}-seed{seed}" for arm in ("ids", "popularity") for seed in (1, 2)]

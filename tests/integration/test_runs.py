@@ -96,7 +96,9 @@ def test_order_and_columns(store: Path, factorlm: Factorlm) -> None:
     assert head.split()[:7] == ["status", "valid", "test", "metric", "seconds", "trainer.max_epochs", "ndcg"]
     assert (len(rows), rows[0].split()[5]) == (4, "2")
     key = json.loads(factorlm("arm=bias", "--json"))[0]["key"]
-    assert arms(factorlm(key[:6], "--json")) == ["bias1"]
+    shown = factorlm("arm=bias").split()[-1]  # as the table has it
+    for name in (key[:6], shown, f"runs/{shown}", Path(shown).name, str(store / shown)):
+        assert arms(factorlm(name, "--json")) == ["bias1"]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_an_interrupted_removal_leaves_no_finished_run(
     monkeypatch.undo()
     monkeypatch.chdir(store.parent)
     assert json.loads(factorlm("arm=fm", "seed=1", "--json"))[0]["status"] == "deleted"
-    assert "removed 1 runs" in factorlm("delete", "status=deleted", "--yes")
+    assert "removed 1 run" in factorlm("delete", "status=deleted", "--yes")
 
 
 def test_import(store: Path, factorlm: Factorlm) -> None:

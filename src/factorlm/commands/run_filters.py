@@ -108,13 +108,13 @@ def select(root: Path, words: Sequence[str], sort: str = "started", parts: Seque
 
 
 def find_run(runs: Sequence[Run], name: str, root: Path) -> Run:
-    """The run of a folder, of a folder's name, or of a key, of which the start is enough.
+    """The run of a folder, also as seen from the root, of a folder's name, or of a key, of which the start is enough.
 
     Raises:
         UserError: there is none, or there are several.
     """
-    path = os.path.abspath(name)
-    found = [run for run in runs if os.path.abspath(run["folder"]) == path]
+    paths = os.path.abspath(name), os.path.abspath(root / name)
+    found = [run for run in runs if os.path.abspath(run["folder"]) in paths]
     found = found or [run for run in runs if Path(run["folder"]).name == name]
     found = found or [run for run in runs if len(name) >= 4 and str(run["key"]).startswith(name)]
     if len(found) == 1:

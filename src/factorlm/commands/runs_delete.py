@@ -31,8 +31,8 @@ def main(config: DictConfig, root: Path, words: Sequence[str]) -> None:
         raise UserError(f"{running[0]['folder']} is running: stop it first, or add 'status!=running'")
     if not config.yes:
         if not sys.stdin.isatty():
-            raise UserError(f"runs delete asks before it removes {len(runs)} runs, and nobody is there: add --yes")
-        if input(f"remove these {len(runs)} runs for good? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise UserError(f"runs delete asks before it removes {_count(len(runs))}, and nobody is there: add --yes")
+        if input(f"remove {_count(len(runs))} for good? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was removed")
             return
     removed = 0
@@ -51,4 +51,8 @@ def main(config: DictConfig, root: Path, words: Sequence[str]) -> None:
         with suppress(OSError):
             if folder.parent != root:
                 folder.parent.rmdir()  # a study whose last run is gone
-    print(f"removed {removed} runs")
+    print(f"removed {_count(removed)}")
+
+
+def _count(runs: int) -> str:
+    return f"{runs} run{'s' * (runs != 1)}"

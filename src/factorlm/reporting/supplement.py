@@ -74,9 +74,11 @@ def supplement(folder: Path, answer: Mapping[str, Any]) -> dict[str, bytes]:
     files["comparison.json"] = _json(_renamed(answer, renamed))
     for path in sorted([*folder.glob("report.*"), *folder.glob("*.svg")]):
         files[path.name] = path.read_bytes()
+        for here, there in renamed.items():
+            files[path.name] = files[path.name].replace(here.encode(), there.encode())
         for asset in re.findall(rb'src="\.\./([\w./-]+)"', files[path.name]):
             found = folder.parent / asset.decode()
-            if ".." not in found.parts and found.is_file():
+            if b".." not in asset and found.is_file():
                 files[asset.decode()] = found.read_bytes()
                 files[path.name] = files[path.name].replace(b'src="../' + asset, b'src="' + asset)
     return files
