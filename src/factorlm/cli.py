@@ -27,6 +27,8 @@ COMMANDS = {
     "runs": "list, filter, compare, follow, export, delete and import runs",
     "reproduce": "train a published study anew and hold each of its numbers against the record",
     "export": "pack a compared study for a paper's supplement",
+    "report": "write a study's report: one HTML page, Markdown and LaTeX tables",
+    "board": "watch runs in a browser on this machine: a list, learning curves, two arms compared",
     "completion": "print the shell completion script for bash or zsh",
 }
 HYDRA = (  # long options that it knows
@@ -34,7 +36,14 @@ HYDRA = (  # long options that it knows
     "config-path", "config-name", "config-dir", "experimental-rerun",
 )  # fmt: skip
 # the key that a bare first argument is the value of; of a list, all that are not for another key
-POSITIONAL = {"compare": "study", "evaluate": "study", "runs": "words", "reproduce": "study", "export": "study"}
+POSITIONAL = {
+    "compare": "study",
+    "evaluate": "study",
+    "report": "study",
+    "runs": "words",
+    "reproduce": "study",
+    "export": "study",
+}
 CONFIGS = {"prepare": "train", "train": "train", "probe": "train", "check": "train"}
 HELP = """FactorLM: does the language model make this recommender better, by how much, at what cost?
 
@@ -50,6 +59,7 @@ examples
                  dataset.columns.item=sku dataset.columns.timestamp=time
   factorlm compare study=ml100k-text-vs-id
   factorlm compare runs=[runs/a,runs/b]
+  factorlm report ml100k-text-vs-id
   factorlm score --qrels truth.txt --run one.txt two.parquet
   factorlm audit run.dir=runs/a
   factorlm runs head=fm 'ndcg>0.1' --sort -ndcg

@@ -320,7 +320,7 @@ def test_tables_fit_the_terminal(tmp_path: Path) -> None:
         for arm, tables in arms(**dict.fromkeys(names, 0.0)).items()
     }
     found = compare_runs(folders, "ndcg@10", 100)
-    for content in (quality(found, deviations=False), effects(found), cost(found), slices(found)):
+    for content in (quality(found, written=False), effects(found), cost(found), slices(found)):
         console = Console(width=200)
         assert console.measure(rich_table(content)).maximum <= 80, content[0]
     report = runs_report(found)

@@ -16,14 +16,12 @@ from factorlm.comparison.runs import by_arm, compare_runs
 from factorlm.comparison.study import Study, chosen, load_study
 from factorlm.config.build import make
 from factorlm.errors import UserError
-from factorlm.reporting.figure import draw_bins
-from factorlm.reporting.report import runs_report, study_report, study_results
+from factorlm.reporting.report import runs_report, study_results
+from factorlm.reporting.study_files import write_study
 from factorlm.reporting.tables import cost, effects, quality
 from factorlm.reporting.terminal import show
 from factorlm.runs.identity import digest
 from factorlm.runs.record import read_record, write_json
-
-FIGURE = "train_interactions.svg"  # beside the report of a study whose runs have these slices
 
 
 def main(config: DictConfig) -> None:
@@ -57,14 +55,11 @@ def main(config: DictConfig) -> None:
         for protocol in protocols
     }
     root = Path(config.run.root).expanduser() / study.name
-    answer = {"study": study.name, "question": study.question, "protocols": comparisons}
+    overrides = list(config.overrides)
+    answer = {"study": study.name, "question": study.question, "overrides": overrides, "protocols": comparisons}
     known = (root / "comparison.json").exists() and json.loads((root / "comparison.json").read_text()) == answer
     write_json(root / "comparison.json", answer)
-    report = root / "report.md"
-    figure = root / FIGURE
-    figure.unlink(missing_ok=True)
-    drawn = draw_bins(comparisons, figure)
-    report.write_text(study_report(study, comparisons, list(config.overrides), FIGURE if drawn else None))
+    files = write_study(answer, root)
     if config.publish:
         target = study.folder
         for protocol in protocols:
@@ -74,17 +69,17 @@ def main(config: DictConfig) -> None:
                 target / "results" / f"{protocol}.json",
                 study_results(comparisons[protocol], map(_record, records)),
             )
-        for file in (report, figure) if drawn else (report,):
+        for file in filter(None, (files.markdown, files.figure)):
             shutil.copy(file, target / file.name)
     if config.tracking is not None and not known:
         _track(config, study, root, comparisons)
     if config.json:
-        print(json.dumps({"study": study.name, "protocols": comparisons, "report": str(report)}))
+        print(json.dumps({"study": study.name, "protocols": comparisons, "report": str(files.markdown)}))
         return
     Console().print(f"[bold]{study.question}[/bold]")
     for protocol, comparison in comparisons.items():
         show(comparison, f"{study.name}: {protocol}")
-    print(f"\ncomparison {root / 'comparison.json'}\nreport {report}")
+    print(f"\ncomparison {root / 'comparison.json'}\nreport {files.markdown}\nreport {files.html}")
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -123,7 +118,7 @@ def _track(config: DictConfig, study: Study, root: Path, comparisons: Mapping[st
     try:
         for protocol, comparison in comparisons.items():
             for name, table in (
-                ("quality", quality(comparison, deviations=True)),
+                ("quality", quality(comparison, written=True)),
                 ("effect", effects(comparison)),
                 ("cost", cost(comparison)),
             ):

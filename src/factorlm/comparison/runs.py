@@ -193,6 +193,19 @@ def run_differences(folders: Sequence[Path], metric: str) -> tuple[str, str, npt
     return baseline, arm, (values_2SU[1] - values_2SU[0])[:, ~np.isnan(values_2SU[0, 0])]
 
 
+def user_differences(
+    arms: Mapping[str, Sequence[Path]], metric: str, force: bool = False
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Differences of every other arm to the first, the baseline, for each user [U], means over seeds.
+
+    Args and errors are those of `compare_runs`.
+    """
+    values_ASU = pair_users(_read(arms, force).tables, metric, force).values_AMSU[:, 0]
+    present_U = ~np.isnan(values_ASU[0, 0])
+    differences_AU = (values_ASU[1:] - values_ASU[0])[..., present_U].mean(1)
+    return dict(zip(list(arms)[1:], differences_AU, strict=True))
+
+
 def _cost(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Cost of an arm: means over its runs; for memory the largest."""
     milliseconds = [record.get("ms_per_user") for record in records]

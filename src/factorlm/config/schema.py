@@ -179,6 +179,24 @@ class AuditConfig(ShellConfig):
 
 
 @dataclass
+class ReportConfig(ShellConfig):
+    """The shell of `report`."""
+
+    study: str | None = None
+    studies: str = MISSING
+    wandb: bool = False
+    tracking: Any = None
+    json: bool = False
+
+
+@dataclass
+class BoardConfig(ShellConfig):
+    """The shell of `board`."""
+
+    port: int = MISSING
+
+
+@dataclass
 class RunsConfig(ShellConfig):
     """The shell of `runs`; comments are in conf/runs.yaml."""
 
@@ -198,6 +216,8 @@ SCHEMAS: dict[str, type] = {
     "runs": RunsConfig,
     "reproduce": ReproduceConfig,
     "export": ExportConfig,
+    "report": ReportConfig,
+    "board": BoardConfig,
 }
 
 

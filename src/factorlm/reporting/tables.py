@@ -10,13 +10,15 @@ from rich.table import Table
 from factorlm.comparison.columns import candidates
 
 SHOWN = ("ndcg@10", "recall@10", "precision@10", "f1@10", "hit@10", "mrr@10", "auc", "uauc", "logloss")
+LEVEL = 0.05  # of significance
 Cells = list[list[str]]
 
 
-def quality(comparison: Mapping[str, Any], deviations: bool) -> Cells:
+def quality(comparison: Mapping[str, Any], written: bool) -> Cells:
     """One row for each arm: mean over seeds of its metrics.
 
-    The primary metric shows its standard deviation over seeds too; with ``deviations`` all do.
+    The primary metric shows its standard deviation over seeds too. ``written``, for reports: all metrics do, and * marks
+    what differs from the baseline: p after Holm below 0.05 of the primary metric, q below 0.05 of others.
     """
     names = _metrics(comparison)
     table = [["arm", *names]]
@@ -24,10 +26,17 @@ def quality(comparison: Mapping[str, Any], deviations: bool) -> Cells:
         cells = []
         for index, name in enumerate(names):
             value = content["metrics"][f"test/{name}"]
-            shown = value["sd"] is not None and (deviations or index == 0)
-            cells.append(f"{value['mean']:.4f}" + (f" ±{value['sd']:.4f}" if shown else ""))
+            shown = value["sd"] is not None and (written or index == 0)
+            mark = "*" if written and _differs(content, name, index == 0) else ""
+            cells.append(f"{value['mean']:.4f}{mark}" + (f" ±{value['sd']:.4f}" if shown else ""))
         table.append([arm, *cells])
     return table
+
+
+def _differs(arm: Mapping[str, Any], metric: str, primary: bool) -> bool:
+    if primary:
+        return arm["effect"] is not None and arm["effect"]["p_holm"] < LEVEL
+    return metric in arm["effects"] and arm["effects"][metric]["q_value"] < LEVEL
 
 
 def _metrics(comparison: Mapping[str, Any]) -> list[str]:
@@ -67,7 +76,7 @@ def slices(comparison: Mapping[str, Any]) -> Cells:
     table = [["slice", "users", *arms]]
     for name, first in next(iter(arms.values())).items():
         found = [content[name] for content in arms.values()]
-        cells = [_short(effect["difference"]) + ("*" if effect["q_value"] < 0.05 else " ") for effect in found]
+        cells = [_short(effect["difference"]) + ("*" if effect["q_value"] < LEVEL else " ") for effect in found]
         reach = comparison["activity"].get(name)
         table.append([name + (f" ({reach[0]}-{reach[1]})" if reach else ""), str(first["users"]), *cells])
     return table

@@ -21,9 +21,7 @@ def show(comparison: Mapping[str, Any], title: str) -> None:
     for warning in warnings(comparison):
         console.print(f"[bold red]{warning}", highlight=False)
     tables = {
-        f"{title} ({comparison['users']} users, {seeds}, ± deviation over seeds)": quality(
-            comparison, deviations=False
-        ),
+        f"{title} ({comparison['users']} users, {seeds}, ± deviation over seeds)": quality(comparison, written=False),
         against: effects(comparison),
         f"{against} by slice (* q < 0.05)": slices(comparison),
         f"cost (* front of {metric} against training time)": cost(comparison),

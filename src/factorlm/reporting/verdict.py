@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from factorlm.comparison.columns import lower_is_better
+from factorlm.reporting.tables import LEVEL
 
-LEVEL = 0.05
 ENOUGH_USERS = 300
 
 
@@ -21,25 +21,39 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
     for name, arm in comparison["arms"].items():
         if effect := arm["effect"]:
             size = f"{effect['difference']:+.4f} [{effect['low']:+.4f}, {effect['high']:+.4f}] {comparison['metric']}"
-            sentences.append(f"{name} is {_found(effect, comparison)}: {size}")
+            sentences.append(f"{name} is {''.join(_found(effect, comparison))}: {size}")
     return sentences
 
 
-def _found(effect: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
+def summary(comparison: Mapping[str, Any]) -> str:
+    """All verdicts in one sentence, without numbers: ``side and text are better than id; lora is worse than id.``"""
+    alike: dict[str, list[str]] = {}
+    for name, arm in comparison["arms"].items():
+        if arm["effect"]:
+            alike.setdefault(_found(arm["effect"], comparison)[0], []).append(name)
+    said = []
+    for finding, arms in alike.items():
+        *first, last = arms
+        said.append(f"{', '.join(first)} and {last} are {finding}" if first else f"{last} is {finding}")
+    return "; ".join(said) + "."
+
+
+def _found(effect: Mapping[str, Any], comparison: Mapping[str, Any]) -> tuple[str, str]:
+    """What an effect shows, and a remark on its size or on what could have been seen."""
     baseline, margin = comparison["baseline"], comparison["margin"]
     if effect["difference"] == effect["standard_error"] == 0:
-        return f"the same as {baseline} for every user"
+        return f"the same as {baseline} for every user", ""
     if effect["p_holm"] < LEVEL:
         better = (effect["difference"] > 0) != lower_is_better(comparison["metric"])
         small = margin is not None and abs(effect["difference"]) < margin
-        note = f", by less than the smallest effect that matters ({margin:g})" if small else ""
-        return f"{'better' if better else 'worse'} than {baseline}{note}"
+        remark = f", by less than the smallest effect that matters ({margin:g})" if small else ""
+        return f"{'better' if better else 'worse'} than {baseline}", remark
     if margin is not None and effect["p_equivalent_holm"] < LEVEL:
-        return f"equivalent to {baseline} within ±{margin:g}"
+        return f"equivalent to {baseline} within ±{margin:g}", ""
     if margin is not None and effect["p_not_worse_holm"] < LEVEL:
-        return f"no worse than {baseline} by more than {margin:g}"
-    seen = f"this comparison finds effects of {effect['detectable_holm']:.4f} with probability 0.8"
-    return f"not distinguishable from {baseline}; {seen}"
+        return f"no worse than {baseline} by more than {margin:g}", ""
+    seen = f"; this comparison finds effects of {effect['detectable_holm']:.4f} with probability 0.8"
+    return f"not distinguishable from {baseline}", seen
 
 
 def barred(comparison: Mapping[str, Any]) -> str:
