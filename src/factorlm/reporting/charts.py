@@ -1,8 +1,8 @@
 """The charts of a comparison, as data for plotly; ``page/charts.js`` draws them and knows the colours of the theme.
 
-A chart is a dict: ``title``; ``says``, the same in words for those who do not see it; ``data`` and ``layout`` as plotly takes
-them; perhaps ``slices``, the names of the rows that every trace has a value of. A trace with ``meta`` belongs to that arm,
-and is left out where the reader leaves out the arm.
+A chart is a dict: ``title``; ``says``, the same in words for those who do not see it; ``data`` and ``layout`` as plotly
+takes them; perhaps ``slices``, the names of the rows that every trace has a value of. A trace with ``meta`` belongs to
+that arm, and is left out where the reader leaves out the arm.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def forest(comparison: Mapping[str, Any]) -> Chart:
         "says": says,
         "data": traces,
         "layout": {
-            "height": 110 + 30 * len(traces),
+            "height": 100 + 32 * len(traces),
             "xaxis": {"title": {"text": f"{comparison['metric']} minus that of {comparison['baseline']}"}},
-            "yaxis": {"type": "category", "autorange": "reversed", "automargin": True},
+            "yaxis": {"type": "category", "automargin": True},
             "shapes": [ZERO, band] if band else [ZERO],
         },
     }
@@ -113,7 +113,7 @@ def pareto(comparison: Mapping[str, Any]) -> Chart | None:
         for place, arm in enumerate(arms)
     ]
     return {
-        "title": f"{metric} against training time, ± deviation over seeds; dotted: the front, of arms that no other beats",
+        "title": f"{metric} against training time, ± deviation over seeds; dotted: the front, which no arm beats",
         "says": f"on the front: {', '.join(front)}",
         "data": [line, *points],
         "layout": {
@@ -177,6 +177,7 @@ def curves(histories: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]], ke
                     **_of(arm, place),
                     "mode": "lines+markers",
                     "line": {"color": look(place)["color"], "width": 1.5},
+                    "cliponaxis": False,
                     "legendgroup": arm,
                     "showlegend": first,
                     "hovertemplate": f"{name}, epoch %{{x}}: %{{y:.4f}}<extra></extra>",
@@ -185,12 +186,13 @@ def curves(histories: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]], ke
     if not traces:
         return None
     last = [f"{trace['meta']} ends at {trace['y'][-1]:.4f} after epoch {trace['x'][-1]}" for trace in traces]
+    ticks = max(1, max(trace["x"][-1] for trace in traces) // 6)
     return {
         "title": f"{key} by epoch, a line for each run",
         "says": "; ".join(last),
         "data": traces,
         "layout": {
-            "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
+            "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero", "dtick": ticks},
             "yaxis": {"title": {"text": key}, "automargin": True},
         },
     }

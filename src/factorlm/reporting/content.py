@@ -4,65 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from factorlm.comparison.columns import is_share
 from factorlm.comparison.compare import FEWEST_USERS
 from factorlm.comparison.runs import user_differences
-from factorlm.reporting.charts import Chart, by_slice, curves, forest, over_users, pareto
+from factorlm.reporting.charts import by_slice, curves, forest, over_users, pareto
 from factorlm.reporting.report import how_to_read
-from factorlm.reporting.sweep import importance, parallel, trials_table
-from factorlm.reporting.tables import Cells, all_effects, cost, effects, quality
+from factorlm.reporting.sections import Page, Part, Section
+from factorlm.reporting.sweep import sweep_section
+from factorlm.reporting.tables import all_effects, cost, effects, quality
 from factorlm.reporting.verdict import barred, summary, verdict, warnings
 from factorlm.runs.record import read_record
-
-
-@dataclass
-class Part:
-    """One heading of a section: notes, charts, tables by their caption, and facts by their name.
-
-    Attributes:
-        folded: tables that are shown when they are asked for.
-    """
-
-    title: str
-    notes: list[str] = field(default_factory=list)
-    charts: list[Chart] = field(default_factory=list)
-    tables: dict[str, Cells] = field(default_factory=dict)
-    folded: dict[str, Cells] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Section:
-    """A protocol, or the sweep.
-
-    Attributes:
-        answer: of the section in one sentence.
-        warnings: what a reader must know before any number.
-        sentences: of the verdict.
-    """
-
-    title: str
-    answer: str
-    parts: list[Part]
-    warnings: list[str] = field(default_factory=list)
-    sentences: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Page:
-    """A study: its arms and slices are what the reader can choose from."""
-
-    study: str
-    question: str
-    overrides: list[str]
-    sections: list[Section]
-    arms: list[str]
-    slices: list[str]
-    how_to_read: list[str]
 
 
 def study_page(answer: Mapping[str, Any], folder: Path) -> Page:
@@ -75,18 +29,16 @@ def study_page(answer: Mapping[str, Any], folder: Path) -> Page:
     comparisons = answer["protocols"]
     sections = [_protocol(name, comparison, folder / name) for name, comparison in comparisons.items()]
     if (folder / "sweep.json").exists():
-        sections.append(_sweep(json.loads((folder / "sweep.json").read_text())))
+        sections.append(sweep_section(json.loads((folder / "sweep.json").read_text())))
     arms = [arm for comparison in comparisons.values() for arm in comparison["arms"]]
-    slices = [
-        chart["slices"] for section in sections for part in section.parts for chart in part.charts if "slices" in chart
-    ]
+    charts = [chart for section in sections for part in section.parts for chart in part.charts]
     return Page(
         study=answer["study"],
         question=answer["question"],
         overrides=list(answer.get("overrides") or ()),
         sections=sections,
         arms=list(dict.fromkeys(arms)),
-        slices=list(dict.fromkeys(name for names in slices for name in names)),
+        slices=list(dict.fromkeys(name for chart in charts for name in chart.get("slices", ()))),
         how_to_read=how_to_read(comparisons.values()) if comparisons else [],
     )
 
@@ -121,7 +73,9 @@ def _protocol(name: str, comparison: Mapping[str, Any], folder: Path) -> Section
 
 
 def _without_runs(title: str) -> Part:
-    note = "This panel needs the run folders, and not all of them are in this store; factorlm compare trains what is missing."
+    note = (
+        "This panel needs the run folders, and not all of them are in this store; factorlm compare trains the missing."
+    )
     return Part(title, notes=[note])
 
 
@@ -168,7 +122,7 @@ def _users(comparison: Mapping[str, Any], runs: Mapping[str, Sequence[Path]]) ->
 
 def _excluded(comparison: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What is not in the numbers, from users to rows."""
-    yield f"{comparison['left_out']} users are left out since not every run has them."
+    yield f"{comparison['left_out'] or 'No'} users are left out for want of a value in every run."
     yield from (f"{metric} is dropped: {why}." for metric, why in comparison["dropped"].items())
     yield f"Slices of fewer than {FEWEST_USERS} users are not shown."
     if comparison["not_comparable"]:
@@ -202,27 +156,3 @@ def _said(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_said(one)}" for key, one in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _sweep(sweep: Mapping[str, Any]) -> Section:
-    states = [trial["state"] for trial in sweep["trials"]]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    chart = parallel(sweep)
-    shares = importance(sweep)
-    parts = [
-        Part("Parameters", charts=[shares] if shares else [], notes=[] if shares else ["Too few trials, or too much alike, to tell which parameters matter."]),
-        Part("Trials", charts=[chart] if chart else [], tables={"Trials, the best first": trials_table(sweep)}),
-        Part(
-            "Failed",
-            notes=[f"Trial {trial['number']}: {trial['error']}" for trial in sweep["trials"] if trial["error"]] or ["None."],
-        ),
-        Part(
-            "Search",
-            facts={
-                "sampler": sweep["sampler"], "seed": str(sweep["seed"]), "metric": sweep["metric"],
-                "directions": ", ".join(sweep["directions"]), **{key: _said(spec) for key, spec in sweep["space"].items()},
-            },
-        ),
-    ]  # fmt: skip
-    answer = f"{len(states)} trials: {counts}; {chart['says']}." if chart else f"{len(states)} trials: {counts}."
-    return Section("Sweep", answer, parts)

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from factorlm.reporting.content import Page
+from factorlm.reporting.sections import Page
 
 FILES = Path(__file__).parent / "page"
 

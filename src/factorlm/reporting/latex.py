@@ -11,8 +11,8 @@ from factorlm.reporting.verdict import barred
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "|": r"\textbar{}",
-    "≥": r"$\geq$", "≤": r"$\leq$", "*": "$^{*}$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "<": "$<$",
+    ">": "$>$", "≥": r"$\geq$", "≤": r"$\leq$", "*": "$^{*}$",
 }  # fmt: skip
 INTERVAL = "95 % interval"
 

@@ -33,8 +33,8 @@ FIGURE = "Difference to the baseline, with 95 % intervals, over the number of tr
 NOTES = (
     "* Arms are paired user by user and seed by seed. Interval and p are for users and seeds drawn anew, both crossed",
     "  random effects; Holm adjusts p for the arms of a table, q (Benjamini-Hochberg) for all effects in a protocol.",
-    "* In the first table * marks what differs from the baseline: Holm's p below 0.05 of the primary metric, q below 0.05",
-    "  of the others.",
+    "* In the first table * marks what differs from the baseline: Holm's p below 0.05 of the primary metric, q below",
+    "  0.05 of the others.",
     "* d is the mean over users divided by their standard deviation; *sees* is the smallest effect that the comparison",
     "  finds with probability 0.8; ± is the standard deviation over seeds.",
     "* Every candidate is ranked, unless the name of a metric says otherwise, and ties earn their expectation: an arm",

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from factorlm.reporting.asset import share_plotly
-from factorlm.reporting.content import Page, study_page
+from factorlm.reporting.content import study_page
 from factorlm.reporting.figure import draw_bins
 from factorlm.reporting.html import render
 from factorlm.reporting.latex import latex_report
 from factorlm.reporting.report import study_report
+from factorlm.reporting.sections import Page
 
 FIGURE = "train_interactions.svg"  # of a study whose runs have these slices
 

@@ -1,4 +1,4 @@
-"""The charts and the table of a sweep, from its ``sweep.json``."""
+"""The section of a sweep, from its ``sweep.json``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,29 @@ import numpy as np
 
 from factorlm.reporting.charts import Chart
 from factorlm.reporting.figure import COLOURS
+from factorlm.reporting.sections import Part, Section
 from factorlm.reporting.tables import Cells
 
 FEWEST_TRIALS = 4  # to say which parameters matter
 WIDE = 100  # largest over smallest value of a parameter that is shown on a logarithmic axis
+
+
+def sweep_section(sweep: Mapping[str, Any]) -> Section:
+    """Which parameters matter, all trials, what failed, and how it was searched."""
+    states = [trial["state"] for trial in sweep["trials"]]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    shares, lines = importance(sweep), parallel(sweep)
+    unknown = [] if shares else ["Too few trials, or too much alike, to tell which parameters matter."]
+    failed = [f"Trial {trial['number']}: {trial['error']}" for trial in sweep["trials"] if trial["error"]]
+    search = {"sampler": sweep["sampler"], "seed": str(sweep["seed"]), "directions": ", ".join(sweep["directions"])}
+    parts = [
+        Part("Parameters", charts=[shares] if shares else [], notes=unknown),
+        Part("Trials", charts=[lines] if lines else [], tables={"Trials, the best first": trials_table(sweep)}),
+        Part("Failed", notes=failed or ["None."]),
+        Part("Search", facts=search | {key: str(spec) for key, spec in sweep["space"].items()}),
+    ]
+    best = f"; {lines['says']}" if lines else ""
+    return Section("Sweep", f"{len(states)} trials: {counts}{best}.", parts)
 
 
 def completed(sweep: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -111,7 +130,7 @@ def parallel(sweep: Mapping[str, Any]) -> Chart | None:
     ]
     point = ", ".join(f"{key}={_text(value)}" for key, value in trials[0]["params"].items())
     return {
-        "title": f"Every completed trial across its parameters; least and greatest at the ends of an axis, dark: the best {best}",
+        "title": f"Completed trials across their parameters, with the ends of each; strong: the best {best}",
         "says": f"the best trial is {trials[0]['number']} with {trials[0]['values'][0]:.4f}: {point}",
         "data": traces,
         "layout": {

@@ -17,8 +17,8 @@ Cells = list[list[str]]
 def quality(comparison: Mapping[str, Any], written: bool) -> Cells:
     """One row for each arm: mean over seeds of its metrics.
 
-    The primary metric shows its standard deviation over seeds too. ``written``, for reports: all metrics do, and * marks
-    what differs from the baseline: p after Holm below 0.05 of the primary metric, q below 0.05 of others.
+    The primary metric shows its standard deviation over seeds too. ``written``, for reports: all metrics do, and *
+    marks what differs from the baseline: p after Holm below 0.05 of the primary metric, q below 0.05 of others.
     """
     names = _metrics(comparison)
     table = [["arm", *names]]

@@ -33,7 +33,7 @@ function chartLayout(chart, traces, colours, slices, width) {
   const layout = {
     height: 380, showlegend: legend, dragmode: false, hovermode: "closest", paper_bgcolor: "transparent", plot_bgcolor: "transparent",
     font: { color: colours.text, family: "system-ui, sans-serif", size: 12 }, margin: { l: 50, r: 15, t: 15, b: 50 },
-    legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0, yref: "paper" },
+    legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0 },
     ...chart.layout,
     width,
   };
@@ -48,13 +48,13 @@ function chartLayout(chart, traces, colours, slices, width) {
     layout.height = 130 + names.length * (14 + ROW_HEIGHT * traces.length);
     Object.assign(layout.yaxis, { tickvals: names.map((_, row) => row), ticktext: names, range: [names.length - 0.5, -0.5] });
   }
+  if (layout.yaxis.type === "category") layout.yaxis.range = [traces.length - 0.5, -0.5];
   if (legend) {
-    const rows = traces.filter((trace) => trace.showlegend !== false).length;
-    const columns = Math.max(1, Math.floor(width / 190));
-    const space = 24 * Math.ceil(rows / columns);
+    const longest = Math.max(...traces.map((trace) => (trace.name || "").length));
+    const columns = Math.max(1, Math.floor((width - 60) / (55 + 7 * longest)));
+    const space = 20 * Math.ceil(traces.filter((trace) => trace.showlegend !== false).length / columns);
     layout.height += space;
-    layout.margin = { ...layout.margin, b: 60 + space };
-    layout.legend.y = -50 / (layout.height - layout.margin.t - layout.margin.b);
+    layout.margin = { ...layout.margin, t: layout.margin.t + space };
   }
   return layout;
 }
