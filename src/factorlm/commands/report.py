@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from factorlm.comparison.study import load_study
 from factorlm.errors import UserError
 from factorlm.reporting.study_files import write_study
+from factorlm.reporting.tables import cost, effects, markdown, quality
+from factorlm.reporting.verdict import verdict, warnings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -78,4 +80,18 @@ def _read(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def _publish(config: DictConfig, answer: dict[str, Any]) -> list[str]:
-    raise UserError("later")
+    """Make the W&B Report and the workspace; their addresses."""
+    if config.tracking is None or not answer["protocols"]:
+        raise UserError("wandb=true needs a compared study and tracking=wandb, which names project and entity")
+    from factorlm.tracking.workspaces import OnlineStudy, publish
+
+    sections = {
+        protocol: [
+            "\n".join(f"* {sentence}" for sentence in [*warnings(comparison), *verdict(comparison)]),
+            *(markdown(cells) for cells in (quality(comparison, written=True), effects(comparison), cost(comparison))),
+        ]
+        for protocol, comparison in answer["protocols"].items()
+    }
+    metric = next(iter(answer["protocols"].values()))["metric"]
+    where = config.tracking.project, config.tracking.entity or ""
+    return publish(OnlineStudy(*where, answer["study"], answer["question"], metric, sections))

@@ -4,7 +4,7 @@
 const PAUSE = 2000; // between two questions, in milliseconds
 const ROWS = 200; // shown at once
 const byId = (id) => document.getElementById(id);
-const view = { runs: [], shown: ROWS, sort: "started", sign: -1, ticked: new Set(), arms: [], curves: "", drawn: null, comparison: null };
+const view = { runs: [], shown: ROWS, sort: "age", sign: 1, ticked: new Set(), arms: [], curves: "", drawn: null, comparison: null };
 
 function element(name, content, attributes = {}) {
   const made = document.createElement(name);
@@ -13,8 +13,7 @@ function element(name, content, attributes = {}) {
   return made;
 }
 
-function age(started) {
-  const seconds = (Date.now() - Date.parse(started)) / 1000;
+function ageOf(seconds) {
   for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60]]) if (seconds >= size) return `${Math.floor(seconds / size)} ${unit}`;
   return `${Math.max(0, Math.floor(seconds))} s`;
 }
@@ -36,7 +35,7 @@ function rowOf(run) {
   const place = view.arms.findIndex((arm) => arm.study === run.study && arm.arm === run.arm);
   const button = element("button", run.arm ?? "", { type: "button", "aria-pressed": String(place >= 0), "data-study": run.study, "data-arm": run.arm });
   const cells = [box, element("span", run.status, { class: run.status }), run.study ?? "", button, run.seed ?? "", run.metric];
-  cells.push(run.value === null ? "" : run.value.toFixed(4), run.started ? age(run.started) : "", run.name);
+  cells.push(run.value === null ? "" : run.value.toFixed(4), run.age === null ? "" : ageOf(run.age), run.name);
   const row = document.createElement("tr");
   row.append(...cells.map((cell) => element("td", String(cell) === cell || typeof cell === "number" ? String(cell) : cell)));
   return row;
@@ -63,7 +62,7 @@ async function askRuns() {
   const text = JSON.stringify(content);
   if (text === view.text) return;
   view.text = text;
-  view.runs = content.map((run) => ({ ...run, text: `${run.status} ${run.study} ${run.arm} seed${run.seed} ${run.metric} ${run.name}`.toLowerCase() }));
+  view.runs = content.map((run) => ({ ...run, age: run.started ? (Date.now() - Date.parse(run.started)) / 1000 : null, text: `${run.status} ${run.study} ${run.arm} seed${run.seed} ${run.metric} ${run.name}`.toLowerCase() }));
   showRuns();
 }
 
@@ -146,7 +145,9 @@ function sortBy(heading) {
 }
 
 let asking = false;
+let again = false; // something was ticked while the last question was open
 async function refresh() {
+  again = asking;
   if (asking || document.hidden) return;
   asking = true;
   try {
@@ -157,6 +158,7 @@ async function refresh() {
     byId("state").textContent = error instanceof TypeError ? "the board has ended; start it again with factorlm board" : error.message;
   } finally {
     asking = false;
+    if (again) refresh();
   }
 }
 
