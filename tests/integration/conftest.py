@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from playwright.sync_api import sync_playwright
 
 from factorlm.runs.identity import digest
 
@@ -41,11 +42,10 @@ class Tab:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
         pytest.skip("there is no chromium on this machine")
-    with playwright.sync_playwright() as started:
+    with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=path)
         yield browser
         browser.close()
@@ -70,7 +70,7 @@ def tab(chromium: Any) -> Iterator[Callable[[int], Tab]]:
 
 
 def made_run(root: Path, protocol: str, arm: str, seed: int, gain: float, users: int = 400, **record: object) -> Path:
-    """Write a finished run of the study demo as `factorlm train` would: values of users around a mean, and a history."""
+    """Write a finished run of the study demo as `factorlm train` would, with a history and values around a mean."""
     folder = root / "demo" / protocol / f"{arm}-seed{seed}"
     folder.mkdir(parents=True)
     own, noise = np.random.default_rng(0), np.random.default_rng(seed)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 from tests.integration.conftest import WIDTHS, Tab, made_run
 
 from factorlm.cli import main
@@ -61,7 +62,11 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     trials = [
         {
             "number": number, "state": "complete",
-            "params": {"optimizer.lr": 10 ** -(number % 5), "objective": ("bpr", "bce")[number // 5 % 2], "factors": 8 * number},
+            "params": {
+                "optimizer.lr": 10 ** -(number % 5),
+                "objective": ("bpr", "bce")[number // 5 % 2],
+                "factors": 8 * number,
+            },
             "values": [0.1 - 0.01 * (number % 5)], "seconds": 2.0, "folder": f"runs/x{number}", "error": None,
         }
         for number in range(20)
@@ -70,8 +75,8 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     trials[8] |= {"state": "pruned", "values": None}
     space = {"optimizer.lr": "choice(1,0.1)", "objective": "choice(bpr,bce)", "factors": "range(0,160)"}
     return {
-        "study": "fm", "sampler": "tpe", "seed": 1, "directions": ["maximize"], "metric": "valid/ndcg@10", "space": space,
-        "trials": trials,
+        "study": "fm", "sampler": "tpe", "seed": 1, "directions": ["maximize"], "metric": "valid/ndcg@10",
+        "space": space, "trials": trials,
     }  # fmt: skip
 
 
@@ -116,19 +121,18 @@ def test_in_a_browser(study: Path, width: int, tab: Callable[[int], Tab]) -> Non
     bars = "table:has-text('up/down') tbody tr:visible"
     assert page.locator(bars).count() == 10
     page.get_by_label("text_fm", exact=True).uncheck()
-    page.wait_for_function("document.querySelector('figure').querySelectorAll('.trace').length === 4")
+    expect(forest.locator(".trace")).to_have_count(4)
     assert page.locator(bars).count() == 8
     slices = page.locator("figure").nth(1)
-    assert "activity=low" in slices.inner_text()
+    expect(slices.locator(".ytick", has_text="activity=low")).to_have_count(1)
     page.get_by_label("activity=low", exact=True).uncheck()
-    page.wait_for_function("![...document.querySelectorAll('figure')[1].querySelectorAll('.ytick')].some("
-                           "tick => tick.textContent === 'activity=low')")  # fmt: skip
+    expect(slices.locator(".ytick", has_text="activity=low")).to_have_count(0)
     page.get_by_text("All slices").first.click()
     rows = page.locator("tr[data-slice]:visible")
     assert rows.count() > 0
     assert page.locator("tr[data-slice='activity=low']:visible").count() == 0
     page.get_by_role("button", name="Show all").click()
-    page.wait_for_function("document.querySelector('figure').querySelectorAll('.trace').length === 5")
+    expect(forest.locator(".trace")).to_have_count(5)
     heading = page.locator("th:has(button:text-is('diff'))").first
     heading.locator("button").focus()
     page.keyboard.press("Enter")
@@ -246,8 +250,7 @@ def test_a_sweep_of_too_few_trials_has_no_importance(sweep: dict[str, Any], tmp_
     ("arguments", "message"),
     [
         ([], "name a study: factorlm report STUDY; there are demo"),
-        (["dmo"], "study=dmo: there is no runs/dmo/comparison.json, no sweep.json beside it and no experiments/dmo/results; "
-         "did you mean 'demo'?"),
+        (["dmo"], "no sweep.json beside it and no experiments/dmo/results; did you mean 'demo'?"),
         (["demo", "wandb=true", "tracking=none"], "wandb=true needs a compared study and tracking=wandb"),
         (["demo", "wandb=true"], "No API key configured"),
     ],
@@ -295,7 +298,7 @@ class Server(BaseHTTPRequestHandler):
             self.saved.append(asked)
             dates = {"createdAt": "2026-01-01T00:00:00", "updatedAt": "2026-01-01T00:00:00"}
             user = {"id": "u", "name": "me", "username": "me", "userInfo": None}
-            view = {"id": "Vmlldzox", **asked, **dates, "project": project, "previewUrl": None, "user": user}
+            view = {**asked, "id": "Vmlldzox", **dates, "project": project, "previewUrl": None, "user": user}
             data["upsertView"] = {"view": view, "inserted": True}
         answer = json.dumps({"data": data}).encode()
         self.send_response(200)
