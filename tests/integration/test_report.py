@@ -175,7 +175,7 @@ def test_tables_for_a_paper(study: Path) -> None:
 
 
 def test_what_needs_run_folders_is_said(study: Path) -> None:
-    (study / "warm/arm3-seed2/record.json").unlink()
+    (study / "warm/arm3-seed2/per_user.parquet").unlink()
     assert call("demo") == 0
     warm, cold = (study / "report.html").read_text().split('<h2 id="cold">')
     assert warm.count("This panel needs the run folders") == 2

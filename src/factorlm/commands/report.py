@@ -41,7 +41,10 @@ def main(config: DictConfig) -> None:
 def _answer(folder: Path, studies: Path, study: str) -> dict[str, Any]:
     """The comparison of a study in the store, or the committed one, or none where there is a sweep."""
     if (folder / "comparison.json").exists():
-        return _read(folder / "comparison.json", "study", "question", "protocols")
+        answer = _read(folder / "comparison.json", "study", "question", "protocols")
+        if answer["protocols"]:
+            return answer
+        raise UserError(f"{folder / 'comparison.json'} has no protocols; factorlm compare writes it again")
     results = (Path(study) if (Path(study) / "study.yaml").exists() else studies / study) / "results"
     if results.exists():
         written = load_study(studies, study)

@@ -47,7 +47,7 @@ def _protocol(name: str, comparison: Mapping[str, Any], folder: Path) -> Section
     runs = {
         arm: [folder / Path(run).name for run in content.get("runs", ())] for arm, content in comparison["arms"].items()
     }
-    found = {run: record for own in runs.values() for run in own if (record := read_record(run)) is not None}
+    found = {run: record for own in runs.values() for run in own if (record := _finished(run)) is not None}
     records = list(found.values()) or comparison.get("runs", [])
     complete = all(runs.values()) and all(run in found for own in runs.values() for run in own)
     bar = barred(comparison)
@@ -70,6 +70,13 @@ def _protocol(name: str, comparison: Mapping[str, Any], folder: Path) -> Section
     ]
     title = f"{name} ({bar})" if bar else name
     return Section(title, summary(comparison), parts, warnings(comparison), verdict(comparison))
+
+
+def _finished(run: Path) -> dict[str, Any] | None:
+    """The record of a run that is done and still has its values of users."""
+    record = read_record(run)
+    whole = record is not None and record.get("status") == "done" and (run / "per_user.parquet").exists()
+    return record if whole else None
 
 
 def _without_runs(title: str) -> Part:
