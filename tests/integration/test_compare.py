@@ -101,6 +101,7 @@ def test_killed_and_continued_it_answers_the_question(study: Path) -> None:
     assert answer["protocols"]["cold"]["arms"]["text"]["effect"]["low"] > 0
     report = (study / answer["report"]).read_text()
     assert "text is better than ids" in report
+    assert "lora" in (study / "runs/demo/report.html").read_text()
     assert answer["protocols"]["cold"]["margin"] == 0.01
     assert (study / "experiments/demo/report.md").read_text() == report
     assert "](train_interactions.svg)" in report

@@ -14,7 +14,7 @@ from factorlm.errors import UserError
 from factorlm.reporting.charts import curves, forest, over_users
 from factorlm.reporting.tables import effects, quality
 from factorlm.reporting.verdict import verdict, warnings
-from factorlm.runs.store import find_runs, status
+from factorlm.runs.store import HISTORY, find_runs, status
 
 Runs = dict[str, tuple[Path, dict[str, Any]]]
 RESAMPLES = 1000  # a tenth of a report's, for an answer at once
@@ -128,8 +128,7 @@ def _history(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Values by epoch: of the record, or of a run in training, which writes a line after each epoch."""
     if record.get("history"):
         return list(record["history"])
-    path = folder / "history.jsonl"
-    if not path.exists():
+    try:
+        return [json.loads(line) for line in (folder / HISTORY).read_text().splitlines()]
+    except FileNotFoundError:
         return []
-    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [json.loads(line) for line in whole]

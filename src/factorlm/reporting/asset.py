@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+
+from factorlm.assets import write_atomically
 
 
 def plotly_js() -> Path:
@@ -28,7 +29,5 @@ def share_plotly(root: Path) -> Path:
     target = root / "assets" / f"plotly-{version('plotly')}.min.js"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".tmp")
-        shutil.copyfile(plotly_js(), partial)
-        partial.replace(target)
+        write_atomically(target, plotly_js().read_bytes())
     return target

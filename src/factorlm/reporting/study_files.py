@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factorlm.assets import write_atomically
 from factorlm.reporting.asset import share_plotly
 from factorlm.reporting.content import study_page
 from factorlm.reporting.figure import draw_bins
@@ -40,12 +41,12 @@ def write_study(answer: Mapping[str, Any], folder: Path) -> StudyFiles:
     page = study_page(answer, folder)
     plotly = share_plotly(folder.parent)
     html, figure = folder / "report.html", folder / FIGURE
-    html.write_text(render(page, f"../{plotly.relative_to(folder.parent)}"), encoding="utf-8")
+    write_atomically(html, render(page, f"../{plotly.relative_to(folder.parent)}").encode())
     figure.unlink(missing_ok=True)
     if not answer["protocols"]:
         return StudyFiles(page, html, None, None, None)
     drawn = draw_bins(answer["protocols"], figure)
     markdown, latex = folder / "report.md", folder / "report.tex"
-    markdown.write_text(study_report(answer, FIGURE if drawn else None), encoding="utf-8")
-    latex.write_text(latex_report(answer), encoding="utf-8")
+    write_atomically(markdown, study_report(answer, FIGURE if drawn else None).encode())
+    write_atomically(latex, latex_report(answer).encode())
     return StudyFiles(page, html, markdown, latex, figure if drawn else None)
