@@ -117,7 +117,7 @@ def pareto(comparison: Mapping[str, Any]) -> Chart | None:
         "says": f"on the front: {', '.join(front)}",
         "data": [line, *points],
         "layout": {
-            "xaxis": {"type": "log", "title": {"text": "seconds of training (logarithmic)"}},
+            "xaxis": {"type": "log", "title": {"text": f"seconds of training (logarithmic, {LEAST_SECONDS} for less)"}},
             "yaxis": {"title": {"text": metric}, "automargin": True},
         },
     }
