@@ -14,9 +14,11 @@ from factorlm.errors import UserError
 from factorlm.reporting.charts import curves, forest, over_users
 from factorlm.reporting.tables import effects, quality
 from factorlm.reporting.verdict import verdict, warnings
-from factorlm.runs.store import HISTORY, find_runs, status
+from factorlm.runs.index import read_runs
+from factorlm.runs.record import read_record
+from factorlm.runs.store import HISTORY
 
-Runs = dict[str, tuple[Path, dict[str, Any]]]
+SHOWN = ("status", "study", "arm", "seed", "started", "metric", "test")
 RESAMPLES = 1000  # a tenth of a report's, for an answer at once
 SHARE_OF_TIME = 5  # a store is read again after so many times what reading took
 MOST_CURVES = 50
@@ -32,12 +34,12 @@ class Board:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._lock = threading.Lock()
-        self._runs: Runs = {}
+        self._runs: dict[str, dict[str, Any]] = {}
         self._stale_at = 0.0
 
     def rows(self) -> list[dict[str, Any]]:
         """Every run in short, the newest first."""
-        return [_row(name, folder, record) for name, (folder, record) in reversed(self._read().items())]
+        return [{"name": name, **{key: run[key] for key in SHOWN}} for name, run in reversed(self._read().items())]
 
     def curves(self, names: Sequence[str], key: str | None) -> dict[str, Any]:
         """The chart of a value by epoch, and the values that there are.
@@ -48,13 +50,13 @@ class Board:
         if len(names) > MOST_CURVES:
             raise UserError(f"{len(names)} runs are chosen: choose {MOST_CURVES} or fewer")
         chosen = [self._run(name) for name in names]
-        histories = [_history(folder, record) for folder, record in chosen]
-        studies = {record.get("study") for _, record in chosen}
-        labels = [_label(record, len(studies) > 1) for _, record in chosen]
+        histories = [_history(Path(run["folder"])) for run in chosen]
+        several = len({run["study"] for run in chosen}) > 1
+        labels = [f"{run['study']} {run['arm']}" if several else str(run["arm"]) for run in chosen]
         keys = sorted({key for history in histories for row in history for key in row} - {"epoch", "step"})
-        usual = (f"valid/{_metric(record)}" for _, record in chosen)
+        usual = (f"valid/{run['metric']}" for run in chosen)
         shown = key if key in keys else next((name for name in usual if name in keys), "train/loss")
-        named = [f"{label} seed {record.get('seed')}" for label, (_, record) in zip(labels, chosen, strict=True)]
+        named = [f"{label} seed {run['seed']}" for label, run in zip(labels, chosen, strict=True)]
         chart = curves(list(zip(labels, named, histories, strict=True)), shown)
         return {"keys": keys, "key": shown, "chart": chart}
 
@@ -64,17 +66,16 @@ class Board:
         Raises:
             UserError: they have no seed in common, or cannot be compared.
         """
+        runs = [run for run in self._read().values() if (run["study"], run["status"]) == (study, "done")]
         seeds: dict[str, dict[int, list[Path]]] = {baseline: {}, arm: {}}
-        records = {}
-        for folder, record in self._read().values():
-            if (record.get("study"), record.get("status")) == (study, "done") and record.get("arm") in seeds:
-                seeds[record["arm"]].setdefault(record["seed"], []).append(folder)
-                records[record["arm"]] = record
+        for run in runs:
+            if run["arm"] in seeds:
+                seeds[run["arm"]].setdefault(run["seed"], []).append(Path(run["folder"]))
         common = sorted(set(seeds[baseline]) & set(seeds[arm]))
         if not common:
             raise UserError(f"{baseline} and {arm} have no finished runs with the same seed in {study}")
-        arms = {name: [run for seed in common for run in own[seed]] for name, own in seeds.items()}
-        metric = _metric(records[baseline])
+        arms = {name: [folder for seed in common for folder in own[seed]] for name, own in seeds.items()}
+        metric = next(run["metric"] for run in runs if run["arm"] == baseline)
         comparison = compare_runs(arms, metric, RESAMPLES)
         charts = [forest(comparison)]
         if comparison["arms"][arm]["effect"]["wins"] is not None:
@@ -86,46 +87,26 @@ class Board:
             "charts": charts,
         }
 
-    def _run(self, name: str) -> tuple[Path, dict[str, Any]]:
+    def _run(self, name: str) -> dict[str, Any]:
         runs = self._read()
         if name not in runs:
             raise UserError(f"{name} is no run of this store")
         return runs[name]
 
-    def _read(self) -> Runs:
+    def _read(self) -> dict[str, dict[str, Any]]:
         with self._lock:
             start = time.monotonic()
             if start >= self._stale_at:
-                found = find_runs(self._root)
-                self._runs = {str(folder.relative_to(self._root)): (folder, record) for folder, record in found}
+                found, _ = read_runs(self._root)
+                self._runs = {str(Path(run["folder"]).relative_to(self._root)): run for run in found}
                 end = time.monotonic()
                 self._stale_at = end + max(1.0, SHARE_OF_TIME * (end - start))
             return self._runs
 
 
-def _row(name: str, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    metric = _metric(record)
-    return {
-        "name": name,
-        "status": status(folder, record),
-        **{key: record.get(key) for key in ("study", "arm", "seed", "started")},
-        "metric": metric,
-        "value": (record.get("metrics") or {}).get(f"test/{metric}"),
-    }
-
-
-def _metric(record: dict[str, Any]) -> str:
-    """The metric that selects a run's weights, which is the one to look at."""
-    selection = str((record.get("protocol") or {}).get("selection", "max valid/ndcg@10"))
-    return selection.rpartition("valid/")[2]
-
-
-def _label(record: dict[str, Any], with_study: bool) -> str:
-    return f"{record.get('study')} {record.get('arm')}" if with_study else str(record.get("arm"))
-
-
-def _history(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+def _history(folder: Path) -> list[dict[str, Any]]:
     """Values by epoch: of the record, or of a run in training, which writes a line after each epoch."""
+    record = read_record(folder) or {}
     if record.get("history"):
         return list(record["history"])
     try:

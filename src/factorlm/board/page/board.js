@@ -34,8 +34,8 @@ function rowOf(run) {
   box.checked = view.ticked.has(run.name);
   const place = view.arms.findIndex((arm) => arm.study === run.study && arm.arm === run.arm);
   const button = element("button", run.arm ?? "", { type: "button", "aria-pressed": String(place >= 0), "data-study": run.study, "data-arm": run.arm });
-  const cells = [box, element("span", run.status, { class: run.status }), run.study ?? "", button, run.seed ?? "", run.metric];
-  cells.push(run.value === null ? "" : run.value.toFixed(4), run.age === null ? "" : ageOf(run.age), run.name);
+  const cells = [box, element("span", run.status, { class: run.status }), run.study ?? "", button, run.seed ?? "", run.metric ?? ""];
+  cells.push(run.test === null ? "" : run.test.toFixed(4), run.age === null ? "" : ageOf(run.age), run.name);
   const row = document.createElement("tr");
   row.append(...cells.map((cell) => element("td", String(cell) === cell || typeof cell === "number" ? String(cell) : cell)));
   return row;
