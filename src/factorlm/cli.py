@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "pack a compared study for a paper's supplement",
     "report": "write a study's report: one HTML page, Markdown and LaTeX tables",
     "board": "watch runs in a browser on this machine: a list, learning curves, two arms compared",
+    "sync": "upload W&B runs that were kept offline",
     "completion": "print the shell completion script for bash or zsh",
 }
 HYDRA = (  # long options that it knows
@@ -43,6 +44,7 @@ POSITIONAL = {
     "runs": "words",
     "reproduce": "study",
     "export": "study",
+    "sync": "folder",
 }
 CONFIGS = {"prepare": "train", "train": "train", "probe": "train", "check": "train"}
 HELP = """FactorLM: does the language model make this recommender better, by how much, at what cost?

@@ -22,6 +22,7 @@ from factorlm.reporting.tables import cost, effects, quality
 from factorlm.reporting.terminal import show
 from factorlm.runs.identity import digest
 from factorlm.runs.record import read_record, write_json
+from factorlm.tracking.base import Mirror, Run
 
 
 def main(config: DictConfig) -> None:
@@ -109,12 +110,11 @@ def _compare_folders(config: DictConfig, folders: list[Path]) -> None:
 
 
 def _track(config: DictConfig, study: Study, root: Path, comparisons: Mapping[str, Any]) -> None:
-    """Mirror the tables to W&B."""
-    from factorlm.tracking.wandb import finish, log_table
-
-    folder = root / "comparison"
+    """Mirror the tables."""
     settings = {"study": study.name, "question": study.question, "metric": study.metric}
-    logger = make(config.tracking).start(folder, name=study.name, group=study.name, job_type="compare", config=settings)
+    run = Run(root / "comparison", study.name, study.name, job_type="compare", tags=[], config=settings)
+    mirror: Mirror = make(config.tracking).start(run)
+    code = 1
     try:
         for protocol, comparison in comparisons.items():
             for name, table in (
@@ -122,6 +122,7 @@ def _track(config: DictConfig, study: Study, root: Path, comparisons: Mapping[st
                 ("effect", effects(comparison)),
                 ("cost", cost(comparison)),
             ):
-                log_table(logger, f"{protocol}/{name}", table[0], table[1:])
+                mirror.table(f"{protocol}/{name}", table[0], table[1:])
+        code = 0
     finally:
-        finish(logger, 0)
+        mirror.finish(code)

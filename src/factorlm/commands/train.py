@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from factorlm.assets import write_atomically
 from factorlm.backbones.adapter import adapter_names
 from factorlm.backbones.prompting import scorer_in
 from factorlm.baselines.base import Baseline
+from factorlm.commands.mirror import mirror_results, start_mirror
 from factorlm.commands.processes import pool, print_to
 from factorlm.config.build import cache_dir, make, make_data
 from factorlm.config.check import check_config
@@ -46,6 +46,7 @@ from factorlm.reporting.metrics import metric_lines
 from factorlm.runs.identity import code_version, digest, protocol
 from factorlm.runs.record import Record, peak_memory_mb, read_record, versions
 from factorlm.runs.store import HISTORY, STATE, claim, clear
+from factorlm.tracking.base import Mirror
 from factorlm.training.checkpoint import learned_state, load_checkpoint, save_checkpoint
 
 # what a config holds that cannot change a result
@@ -200,30 +201,18 @@ def _take_part(
 
 
 def _tracked(config: DictConfig, folder: Path, note: Note, started: float, progress: bool, rank: int = 0) -> None:
-    """Train and evaluate, mirrored to the tracker by the first process of a run."""
-    tracker = None
+    """Train and evaluate, mirrored by the tracker of the first process of a run."""
+    mirror = None if config.tracking is None or rank else start_mirror(config, folder)
     code = 1
     try:
-        if config.tracking is not None and not rank:
-            with _quiet():
-                tracker = make(config.tracking).start(
-                    folder,
-                    name=f"{config.arm}-seed{config.seed}",
-                    group=str(config.study).partition("/")[0],
-                    job_type=config.arm,
-                    config=OmegaConf.to_container(config, resolve=True),
-                )
-        _run(config, folder, note, tracker, started, progress, rank)
+        _run(config, folder, note, mirror, started, progress, rank)
         code = 0
     except (KeyboardInterrupt, TerminatedError):
         code = 143
         raise
     finally:
-        if tracker is not None:
-            from factorlm.tracking.wandb import finish
-
-            with _quiet():
-                finish(tracker, code)
+        if mirror is not None:
+            mirror.finish(code)
 
 
 def _check_adapter(config: DictConfig) -> None:
@@ -240,7 +229,9 @@ def _weights_of(adapter: DictConfig | None) -> dict[str, Any]:
     return {str(key): value for key, value in (adapter or {}).items() if key != "gradient_checkpointing"}
 
 
-def _run(config: DictConfig, folder: Path, note: Note, tracker: Any, started: float, progress: bool, rank: int) -> None:
+def _run(
+    config: DictConfig, folder: Path, note: Note, mirror: Mirror | None, started: float, progress: bool, rank: int
+) -> None:
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)
     import pytorch_lightning as lightning
@@ -276,7 +267,7 @@ def _run(config: DictConfig, folder: Path, note: Note, tracker: Any, started: fl
                 for part in ("prompt.", "scorer.vectors.")
             ]
             load_checkpoint(model, Path(config.init_from) / "checkpoint", new=[adapter, *parts_of])
-        trained, earlier = _fit(config, folder, model, prepared, evaluator, rows, tracker, progress)
+        trained, earlier = _fit(config, folder, model, prepared, evaluator, rows, mirror, progress)
         if _processes(config) > 1 and config.trainer.strategy == "fsdp":  # its layers are in pieces
             model = make_model(config, prepared)
             load_checkpoint(model, folder / "checkpoint")
@@ -294,10 +285,10 @@ def _run(config: DictConfig, folder: Path, note: Note, tracker: Any, started: fl
     values = valid.named("valid") | test.named("test")
     clock("evaluate")
     seconds["total"] = round(time.perf_counter() - started + earlier, 2)
-    if tracker is not None:
-        from factorlm.tracking.wandb import summarize
-
-        summarize(tracker, {**values, "fingerprint": digest(parts), "seconds": seconds, "parameters": trainable})
+    if mirror is not None:
+        made_from = {"data": parts["data"], "split": parts["split"], "tables": prepared.tables_fingerprint}
+        summary = {**values, "fingerprint": digest(parts), "seconds": seconds, "parameters": trainable}
+        mirror_results(mirror, folder, summary, made_from)
     ms_per_user = round(1000 * seconds["evaluate"] / len(test.per_user), 4)
     note(metrics=values, seconds=seconds, ms_per_user=ms_per_user, test_evaluations=1, **trained)
 
@@ -325,7 +316,7 @@ def _fit(
     prepared: Prepared,
     evaluator: Evaluator,
     rows: npt.NDArray[np.int64],
-    tracker: Any,
+    mirror: Mirror | None,
     progress: bool,
 ) -> tuple[dict[str, Any], float]:
     """Train and keep the best weights; what the record says of it, and the seconds before an interruption."""
@@ -366,7 +357,7 @@ def _fit(
             patience=config.patience,
             folder=folder,
             save_every=config.save_every,
-            logger=tracker,
+            log=None if mirror is None else mirror.log,
             progress=progress,
             strategy=strategy,
         )
@@ -443,16 +434,6 @@ def _silence_lightning() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-
-
-class _quiet:
-    """Send what a library prints to standard error, so that standard output stays ours."""
-
-    def __enter__(self) -> None:
-        self._stdout, sys.stdout = sys.stdout, sys.stderr
-
-    def __exit__(self, *error: object) -> None:
-        sys.stdout = self._stdout
 
 
 def main(config: DictConfig) -> float:

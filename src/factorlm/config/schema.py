@@ -206,6 +206,14 @@ class RunsConfig(ShellConfig):
     json: bool = False
 
 
+@dataclass
+class SyncConfig(ShellConfig):
+    """The shell of `sync`; comments are in conf/sync.yaml."""
+
+    folder: str | None = None
+    timeout: float = MISSING
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -218,6 +226,7 @@ SCHEMAS: dict[str, type] = {
     "export": ExportConfig,
     "report": ReportConfig,
     "board": BoardConfig,
+    "sync": SyncConfig,
 }
 
 

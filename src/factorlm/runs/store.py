@@ -21,6 +21,7 @@ HISTORY = "history.jsonl"  # the metrics of each epoch
 STATE = "state.pt"  # in checkpoint: of an interrupted training
 OURS = (
     CONFIG, HISTORY, "per_user.parquet", "topk.parquet", "rows.parquet", "checkpoint", "diverged.json", "wandb",
+    "metrics.csv", "summary.csv",
     FILE,  # last: without it, the others would pass for foreign files
 )  # fmt: skip
 

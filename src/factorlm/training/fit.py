@@ -11,12 +11,11 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 
 from factorlm.errors import UserError
 from factorlm.training.checkpoint import load_checkpoint
-from factorlm.training.keep_best import KeepBest
+from factorlm.training.keep_best import KeepBest, Log
 from factorlm.training.module import PointwiseModule, RankingModule, TaskBatches, TrainBatches
 from factorlm.training.savepoints import SavePoints, Stop, StoppedError
 
@@ -43,7 +42,7 @@ def fit(
     patience: int,
     folder: Path,
     save_every: float,
-    logger: Logger | None,
+    log: Log | None,
     progress: bool,
     strategy: DDPStrategy | None = None,
 ) -> FitResult:
@@ -55,12 +54,12 @@ def fit(
         module: what to train.
         batches: training rows.
         valid_batches: of validation.
-        trainer_factory: a `pytorch_lightning.Trainer` but for logger and callbacks.
+        trainer_factory: a `pytorch_lightning.Trainer` but for callbacks.
         monitor: validation metric that selects the weights; larger is better.
         patience: epochs without improvement before training stops.
         folder: of the run.
         save_every: seconds between two states to go on from.
-        logger: of Lightning, or None.
+        log: called after each epoch, or None.
         progress: whether to show a progress bar.
         strategy: of several processes, of which this is one; None: this is the only one.
 
@@ -68,7 +67,7 @@ def fit(
         DivergedError: the loss is not finite.
         KeyboardInterrupt: the user or the machine asked to stop.
     """
-    stop, keep = Stop(), KeepBest(folder, monitor)
+    stop, keep = Stop(), KeepBest(folder, monitor, log)
     early = EarlyStopping(monitor, mode="max", patience=patience)
     points = SavePoints(folder / "checkpoint", batches, keep, early, save_every, stop)
     callbacks: list[Any] = [early, keep, points]
@@ -82,7 +81,7 @@ def fit(
         )  # metrics gather by themselves
         shared = {"strategy": strategy or "auto", "plugins": [LightningEnvironment()] if strategy else None}
         trainer = trainer_factory(
-            logger=logger or False,
+            logger=False,
             callbacks=callbacks,
             enable_checkpointing=False,
             enable_progress_bar=progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from factorlm.runs.store import HISTORY
 from factorlm.training.checkpoint import save_checkpoint
 from factorlm.training.module import PointwiseModule, RankingModule
 
+Log = Callable[[Sequence[Mapping[str, float | None]]], None]  # takes the metrics of all epochs so far
+
 
 class KeepBest(Callback):
     """Save the learned state whenever the monitored validation metric improves, and the metrics of every epoch.
@@ -23,10 +26,11 @@ class KeepBest(Callback):
     Args:
         folder: of the run; weights go to ``checkpoint``, the metrics of an epoch to a line of ``history.jsonl``.
         monitor: the metric; larger is better.
+        log: called after each epoch, or None.
     """
 
-    def __init__(self, folder: Path, monitor: str) -> None:
-        self._folder, self._monitor = folder, monitor
+    def __init__(self, folder: Path, monitor: str, log: Log | None) -> None:
+        self._folder, self._monitor, self._log = folder, monitor, log
         self.history: list[dict[str, float | None]] = []
         self.best_epoch, self._best = -1, 0.0
 
@@ -58,3 +62,5 @@ class KeepBest(Callback):
         if trainer.is_global_zero:
             lines = [json.dumps(epoch) + "\n" for epoch in self.history]
             write_atomically(self._folder / HISTORY, "".join(lines).encode())
+        if self._log is not None:
+            self._log(self.history)
