@@ -48,6 +48,7 @@ class Stub:
         self.fail_every, self.stall_every, self.stall_seconds = 0, 0, 0.0  # of requests that bring rows or files
         self.refuse = False  # whether every key is a wrong one
         self._port, self.up = 0, False
+        self.save()
         self.start()
 
     @property
@@ -57,8 +58,7 @@ class Stub:
     def start(self) -> None:
         """Begin to listen, with the state on disk."""
         self.up = True
-        if (self._folder / "state.json").exists():
-            self.state = json.loads((self._folder / "state.json").read_text())
+        self.state = json.loads((self._folder / "state.json").read_text())
         self._server = _Server(("127.0.0.1", self._port), type("H", (_Handler,), {"stub": self}))
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -83,17 +83,32 @@ class Stub:
         """Rows of a run by step."""
         return [row for _, row in sorted(self.run(name)["rows"].items(), key=lambda item: int(item[0]))]
 
-    def artifact(self, kind: str) -> dict[str, Any]:
-        """The only committed artifact of a kind, with the bytes of its files."""
-        found = [one for one in self.state["artifacts"].values() if one["kind"] == kind and one["committed"]]
-        assert len(found) == 1, found
-        files = {
+    def artifact(self, kind: str, run: str | None = None) -> dict[str, Any]:
+        """The only committed artifact of a kind that a run made, with the bytes of its files."""
+        (found,) = [one for one in self._committed(run) if one["kind"] == kind]
+        return found | {"files": self._files(found["id"])}
+
+    def tables(self, run: str | None = None) -> dict[str, Any]:
+        """Tables that a run logged, by name."""
+        found = [one for one in self._committed(run) if one["kind"] == "run_table"]
+        prefix = f"run-{self.run(run)['name']}-"
+        return {
+            one["name"].removeprefix(prefix): json.loads(content)
+            for one in found
+            for content in self._files(one["id"]).values()
+        }
+
+    def _committed(self, run: str | None) -> list[dict[str, Any]]:
+        name = self.run(run)["name"]
+        return [one for one in self.state["artifacts"].values() if one["committed"] and one["run"] == name]
+
+    def _files(self, artifact: str) -> dict[str, bytes]:
+        prefix = f"/storage/artifact/{artifact}/"
+        return {
             path.removeprefix(prefix): base64.b64decode(content)
-            for prefix in [f"/storage/artifact/{found[0]['id']}/"]
             for path, content in self.state["files"].items()
             if path.startswith(prefix)
         }
-        return found[0] | {"files": files}
 
     def answer(self, operation: str, query: str, given: dict[str, Any]) -> dict[str, Any]:
         """What a GraphQL request gets."""

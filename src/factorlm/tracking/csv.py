@@ -34,7 +34,7 @@ class CsvMirror:
         self.table("metrics", columns, [[row.get(name) for name in columns] for row in history])
 
     def summarize(self, values: Mapping[str, Any]) -> None:
-        """Write ``summary.csv``: a row for each value."""
+        """Write ``summary.csv``: a row for each number."""
         self.table("summary", ["name", "value"], list(_flat(values)))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -53,11 +53,11 @@ class CsvMirror:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[list[Any]]:
-    """Names, with those of nested mappings joined by dots, and values."""
+    """Numbers with their names, those of nested mappings joined by dots."""
     rows = []
     for name, value in values.items():
         if isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{name}.")
-        else:
+        elif isinstance(value, int | float):
             rows.append([f"{prefix}{name}", value])
     return rows

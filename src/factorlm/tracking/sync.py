@@ -67,7 +67,7 @@ def _wandb_sync(folder: Path, log: Path, timeout: float) -> str:
     process = subprocess.Popen(
         command,
         cwd=folder,  # which the paths of artifacts start from
-        env=environ | {"WANDB_DIR": str((folder / "wandb").absolute())},
+        env=environ | {"WANDB_DIR": str(folder.absolute())},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -82,5 +82,7 @@ class TrackioMirror:
 
     def finish(self, exit_code: int) -> None:
         """Write what is left."""
+        import trackio
+
         with redirect_stdout(sys.stderr):
-            self._run.finish()  # type: ignore[no-untyped-call]
+            trackio.finish()
