@@ -2,10 +2,10 @@
 
     .venv/bin/python scripts/benchmarks/tracking.py [--rounds 7]
 
-The same run without tracking and with W&B offline, in processes that take turns, one thread each, after one of each that
-is not measured. ``tracking/wandb_offline`` is the median over rounds of the training phase's seconds with W&B over those
-without, ``tracking/wandb_offline/process`` the same of the whole process, ``.../cpu`` of the CPU time of the process and
-those that it started, which a busy machine disturbs less.
+The same run without tracking and with W&B offline, in processes that take turns, one thread each, after one of each
+that is not measured. ``tracking/wandb_offline`` is the median over rounds of the training phase's seconds with W&B over
+those without, ``tracking/wandb_offline/process`` the same of the whole process, ``.../cpu`` of the CPU time of the
+process and those that it started, which a busy machine disturbs less.
 """
 
 from __future__ import annotations

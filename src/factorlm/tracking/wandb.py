@@ -73,12 +73,14 @@ class WandbMirror:
         return self._starting.result()
 
     def log(self, history: Sequence[Row]) -> None:
-        """Log what earlier calls, and earlier parts of the run, did not."""
+        """Log what earlier calls, and earlier parts of the run, did not; while W&B is starting, leave it to a later call."""
         self._history = history
-        self._try(self._log)
+        if self._starting.done():
+            self._try(self._log)
 
     def summarize(self, values: Mapping[str, Any]) -> None:
         """Fill the summary, and log the metrics as a table and the learning curve as a plot."""
+        self._try(self._log)
         self._try(self._summarize, values)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -93,6 +95,7 @@ class WandbMirror:
         """End the run, so that the next one in this process does not write into it."""
         import wandb
 
+        self._try(self._log)
         try:
             run = self._run
             run.finish(exit_code)
