@@ -98,9 +98,13 @@ from factorlm.tracking.base import Run
 from factorlm.tracking.wandb import Wandb
 
 mirror = Wandb("p", None, "offline").start(Run(Path(sys.argv[1]), "a", "g", "j", [], {}))
-mirror.log([{"epoch": epoch, "valid/x": epoch / 2} for epoch in range(5)])
+rows = [{"epoch": epoch, "valid/x": epoch / 2} for epoch in range(6)]
+while not list(Path(sys.argv[1]).glob("wandb/*/*.wandb")):
+    time.sleep(0.1)
+time.sleep(1)
+mirror.log(rows[:5])
 time.sleep(2.5)
-mirror.log([{"epoch": epoch, "valid/x": epoch / 2} for epoch in range(6)])
+mirror.log(rows)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -118,18 +122,25 @@ def test_a_killed_run_loses_a_second_and_its_next_part_fills_the_gap(tmp_path: P
     assert first["run_id"] == second["run_id"]
 
 
-def test_sigterm_ends_with_143(tmp_path: Path, cache: Path) -> None:
-    arguments = ["dataset=synthetic", "run.dir=a", "trainer.max_epochs=100000", "patience=100000", f"cache={cache}"]
+def test_a_terminated_run_ends_with_143_and_goes_on_in_a_second_part(tmp_path: Path, cache: Path) -> None:
+    arguments = ["dataset=synthetic", "run.dir=a", "trainer.max_epochs=200", "patience=1000", f"cache={cache}"]
+    arguments.append("save_every=0.2")
     command = [sys.executable, "-m", "factorlm", "train", *arguments]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("a/checkpoint/*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    while not list(tmp_path.glob("a/wandb/*/*.wandb")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    while not (tmp_path / "a/checkpoint/state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.terminate()
     assert process.wait(60) == 143
-    (log,) = logs(tmp_path / "a")
-    assert records(log)[-1]["exit"]["exit_code"] == 143
-    assert (read_record(tmp_path / "a") or {})["status"] == "cancelled"
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    codes = [records(log)[-1]["exit"].get("exit_code", 0) for log in logs(tmp_path / "a")]
+    assert codes == [143, 0]
+    *epochs, _ = rows(tmp_path / "a")
+    history = (read_record(tmp_path / "a") or {})["history"]
+    assert [row["epoch"] for row in epochs] == [row["epoch"] for row in history]
+    assert len(history) == 200
 
 
 def test_csv_holds_the_history_and_the_results(small: Compose) -> None:

@@ -207,7 +207,10 @@ def _tracked(config: DictConfig, folder: Path, note: Note, started: float, progr
     try:
         _run(config, folder, note, mirror, started, progress, rank)
         code = 0
-    except (KeyboardInterrupt, TerminatedError):
+    except KeyboardInterrupt:
+        code = 130
+        raise
+    except TerminatedError:
         code = 143
         raise
     finally:

@@ -85,4 +85,4 @@ class TrackioMirror:
         import trackio
 
         with redirect_stdout(sys.stderr):
-            trackio.finish()
+            trackio.finish()  # type: ignore[no-untyped-call]

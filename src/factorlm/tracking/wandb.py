@@ -73,7 +73,7 @@ class WandbMirror:
         return self._starting.result()
 
     def log(self, history: Sequence[Row]) -> None:
-        """Log what earlier calls, and earlier parts of the run, did not; while W&B is starting, leave it to a later call."""
+        """Log what earlier calls and parts of the run did not; while W&B starts, leave it to a later call."""
         self._history = history
         if self._starting.done():
             self._try(self._log)
@@ -259,8 +259,8 @@ def is_moved(folder: Path) -> bool:
 
 def records(log: Path) -> list[dict[str, Any]]:
     """What is in a log, which may have been cut short."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
-    printed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=log.parent).stdout
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", log.name]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=log.parent).stdout
     return [json.loads(line) for line in printed.splitlines()]
 
 
