@@ -122,8 +122,9 @@ def test_a_killed_run_loses_a_second_and_its_next_part_fills_the_gap(tmp_path: P
     assert first["run_id"] == second["run_id"]
 
 
+@pytest.mark.slow
 def test_a_terminated_run_ends_with_143_and_goes_on_in_a_second_part(tmp_path: Path, cache: Path) -> None:
-    arguments = ["dataset=synthetic", "run.dir=a", "trainer.max_epochs=200", "patience=1000", f"cache={cache}"]
+    arguments = ["dataset=synthetic", "run.dir=a", "trainer.max_epochs=80", "patience=1000", f"cache={cache}"]
     arguments.append("save_every=0.2")
     command = [sys.executable, "-m", "factorlm", "train", *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -140,7 +141,7 @@ def test_a_terminated_run_ends_with_143_and_goes_on_in_a_second_part(tmp_path: P
     *epochs, _ = rows(tmp_path / "a")
     history = (read_record(tmp_path / "a") or {})["history"]
     assert [row["epoch"] for row in epochs] == [row["epoch"] for row in history]
-    assert len(history) == 200
+    assert len(history) == 80
 
 
 def test_csv_holds_the_history_and_the_results(small: Compose) -> None:
