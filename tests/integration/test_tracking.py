@@ -20,7 +20,8 @@ from factorlm.errors import UserError
 from factorlm.runs.record import read_record
 from factorlm.tracking.base import Run
 from factorlm.tracking.csv import Csv
-from factorlm.tracking.wandb import Wandb, logs, records
+from factorlm.tracking.parts import logs, records
+from factorlm.tracking.wandb import Wandb
 
 Compose = Callable[..., DictConfig]
 
@@ -99,11 +100,12 @@ from factorlm.tracking.wandb import Wandb
 
 mirror = Wandb("p", None, "offline").start(Run(Path(sys.argv[1]), "a", "g", "j", [], {}))
 rows = [{"epoch": epoch, "valid/x": epoch / 2} for epoch in range(6)]
-while not list(Path(sys.argv[1]).glob("wandb/*/*.wandb")):
-    time.sleep(0.1)
-time.sleep(1)
+mirror._starting.result()
 mirror.log(rows[:5])
-time.sleep(2.5)
+(log,) = Path(sys.argv[1]).glob("wandb/offline*/*.wandb")
+while log.stat().st_size < 1000:
+    time.sleep(0.1)
+time.sleep(1.5)
 mirror.log(rows)
 os.kill(os.getpid(), signal.SIGKILL)
 """

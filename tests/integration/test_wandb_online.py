@@ -18,7 +18,8 @@ from factorlm.commands.train import train
 from factorlm.runs.record import read_record
 from factorlm.tracking import wandb as tracking
 from factorlm.tracking.base import Row, Run
-from factorlm.tracking.wandb import Wandb, WandbMirror, logs
+from factorlm.tracking.parts import logs
+from factorlm.tracking.wandb import Wandb, WandbMirror
 
 Compose = Callable[..., DictConfig]
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -158,6 +159,18 @@ def test_the_parts_of_a_resumed_run_are_merged(
     assert [row["epoch"] for row in arrived["rows"]] == [0, 1, 2, 3, 4, 5, 6]
     assert arrived["state"][:2] == ("finished", 0)
     assert arrived["files"]["per_user.parquet"] == (folder / "per_user.parquet").read_bytes()
+
+
+def test_a_run_that_is_resumed_online_is_one_run(server: Stub, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for epochs, code in ((3, 143), (5, 0)):
+        mirror = start(folder)
+        mirror.log(history(epochs))
+        mirror.finish(code)
+        assert server.run()["exit_code"] == code
+    assert len(logs(folder)) == 2
+    assert [row["epoch"] for row in server.rows()] == [0, 1, 2, 3, 4]
+    assert (len(server.state["runs"]), server.run()["conflicts"]) == (1, [])
 
 
 @pytest.mark.slow

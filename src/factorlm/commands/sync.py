@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from factorlm.errors import UserError
 from factorlm.runs.store import claim
+from factorlm.tracking.parts import is_moved
 from factorlm.tracking.sync import require_server, upload, waiting
-from factorlm.tracking.wandb import is_moved
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from factorlm.errors import UserError
-from factorlm.tracking.wandb import is_synced, keep_private, logs, mark, records
+from factorlm.tracking.parts import is_synced, logs, mark, records
+from factorlm.tracking.wandb import keep_private
 
 
 def waiting(root: Path) -> list[Path]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,15 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from factorlm.errors import UserError
 from factorlm.tracking.base import Row, Run
+from factorlm.tracking.parts import epochs, is_synced, logs, mark, run_id
 
 if TYPE_CHECKING:
     import wandb
 
 START_SECONDS = 30  # how long an online run waits for the server before it is kept offline
 FINISH_SECONDS = 60  # how long its end waits until all has arrived
-FLUSH = {
-    "x_transaction_log_flush_interval": 1.0
-}  # seconds of rows that a kill -9 can cost; a name W&B does not promise
+UNPROMISED = {  # settings whose names W&B may change
+    "x_transaction_log_flush_interval": 1.0,  # seconds of rows that a kill -9 can cost
+    "x_file_stream_retry_max": 10**6,  # it would give up after some twenty minutes, and not say so
+    "x_file_transfer_retry_max": 10**6,
+    "x_graphql_retry_max": 10**6,
+}
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,18 @@ class WandbMirror:
 
         self._try(self._log)
         try:
-            run = self._run
-            run.finish(exit_code)
-            if not run.offline:
-                mark(logs(self._told.folder)[-1])
+            if not self._lost:
+                self._end(exit_code)
         except Exception as error:
             self._warn(error, "factorlm sync {} uploads what is missing there")
-        finally:
+        with suppress(Exception):
             wandb.teardown()  # returns when all is on the disk; finish() only says that it should be written
+
+    def _end(self, exit_code: int) -> None:
+        run = self._run
+        run.finish(exit_code)
+        if not run.offline:
+            mark(logs(self._told.folder)[-1])
 
     def _try(self, action: Callable[..., object], *arguments: object) -> None:
         """Let W&B do something; where it fails, do it in a part of the run that is kept offline."""
@@ -174,7 +179,7 @@ class WandbMirror:
         if online and any(not is_synced(log) for log in earlier):
             say(f"an earlier part of the run is not uploaded yet; factorlm sync {folder} uploads both when it is done")
             online = False
-        self._logged = {epoch for log in earlier for epoch in _epochs(log)}
+        self._logged = {epoch for log in earlier for epoch in epochs(log)}
         try:
             return self._init("online" if online else "offline", bool(earlier))
         except wandb.Error as error:
@@ -195,14 +200,14 @@ class WandbMirror:
             "init_timeout": START_SECONDS,
             "finish_timeout": FINISH_SECONDS,
             "finish_timeout_raises": True,
-            **{name: value for name, value in FLUSH.items() if name in wandb.Settings.model_fields},
+            **{name: value for name, value in UNPROMISED.items() if name in wandb.Settings.model_fields},
         }
         run = wandb.init(
             project=self._tracker.project,
             entity=self._tracker.entity,
             mode=mode,
             dir=told.folder,
-            id=_run_id(told.folder),
+            id=run_id(told.folder),
             resume="allow" if resumed else None,
             name=told.name,
             group=told.group,
@@ -230,47 +235,9 @@ def has_key() -> bool:
     return wandb.login(prompt=False, verify=False)
 
 
-def logs(folder: Path) -> list[Path]:
-    """The W&B logs of a run folder, one for each part of the run, oldest first."""
-    return sorted(folder.glob("wandb/*run-*/run-*.wandb"), key=_begun)
-
-
-def _begun(log: Path) -> tuple[str, bool]:
-    """When a part of a run began; of two in the same second the offline one is the later."""
-    kind, _, begun = log.parent.name.partition("run-")
-    return begun, kind == "offline-"
-
-
-def is_synced(log: Path) -> bool:
-    """Whether a log was uploaded, by a mark that W&B knows."""
-    return _mark(log).exists()
-
-
-def mark(log: Path) -> None:
-    """Mark a log as uploaded."""
-    _mark(log).touch()
-
-
-def is_moved(folder: Path) -> bool:
-    """Whether a run folder is another one than when its run began."""
-    content = json.loads((folder / "wandb" / "run.json").read_text())
-    return bool(content["folder"] != str(folder.absolute()))
-
-
-def records(log: Path) -> list[dict[str, Any]]:
-    """What is in a log, which may have been cut short."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", log.name]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=log.parent).stdout
-    return [json.loads(line) for line in printed.splitlines()]
-
-
 def say(line: str) -> None:
     """Print a line on standard error."""
     print(f"W&B: {line}", file=sys.stderr)
-
-
-def _mark(log: Path) -> Path:
-    return log.with_name(f"{log.name}.synced")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> wandb.Table:
@@ -283,17 +250,3 @@ def _selected(history: Sequence[Row], prefix: str) -> list[str]:
     """The metric that begins with a prefix, if there is one."""
     names = [name for name in (history[-1] if history else {}) if name.startswith(prefix)]
     return sorted(names, key=len)[:1]
-
-
-def _run_id(folder: Path) -> str:
-    """The W&B id of a run: drawn once, so that all its parts are one W&B run."""
-    path = folder / "wandb" / "run.json"
-    if not path.exists():
-        path.write_text(json.dumps({"id": secrets.token_hex(8), "folder": str(folder.absolute())}))
-    return str(json.loads(path.read_text())["id"])
-
-
-def _epochs(log: Path) -> list[float]:
-    """Epochs whose rows are in a log."""
-    items = [record.get("history", {}).get("item", {}) for record in records(log)]
-    return [item["epoch"] for item in items if "epoch" in item]
