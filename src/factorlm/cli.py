@@ -223,7 +223,7 @@ def _run_hydra(name: str, arguments: list[str]) -> None:
             return import_module(f"factorlm.commands.{name}").main(config)
         except UserError as error:
             mistakes.append(error)
-            return None
+            return error  # the list is lost where a launcher runs this in another process
 
     saved, sys.argv = sys.argv, [f"factorlm {name}", *overrides]
     try:

@@ -1,4 +1,4 @@
-"""The errors that are a user's to fix; the command line shows them as one line, without a traceback."""
+"""Errors with a meaning: the command line shows those that are a user's to fix as one line, without a traceback."""
 
 
 class UserError(ValueError):
@@ -11,3 +11,7 @@ class AuditError(UserError):
     """An audit found a failure, or a number was not reproduced; exit status 3."""
 
     status = 3
+
+
+class PrunedError(Exception):
+    """A sweep stopped this trial, because others were better at the same epoch."""

@@ -9,6 +9,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,7 @@ PRELOAD = ["factorlm.commands.train", "factorlm.training.fit", "factorlm.trackin
 @contextmanager
 def pool(workers: int, end: Callable[[Any], None]) -> Iterator[ProcessPoolExecutor]:
     """A pool whose processes do one task each; where the block fails, ``end`` is called with each process."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent, max_tasks_per_child=1)
+    executor = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_end_with_parent, max_tasks_per_child=1)
     try:
         yield executor
     except BaseException:
@@ -30,6 +31,26 @@ def pool(workers: int, end: Callable[[Any], None]) -> Iterator[ProcessPoolExecut
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def begin(task: Callable[..., Any], *arguments: Any) -> tuple[BaseProcess, Connection]:
+    """Start a process for one task, and where to read what it returns; the end of the connection is its death."""
+    receiver, sender = _context().Pipe(duplex=False)
+    process = _context().Process(target=_answer, args=(sender, task, arguments))
+    process.start()
+    sender.close()
+    return process, receiver
+
+
+def _answer(sender: Connection, task: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    _end_with_parent()
+    sender.send(task(*arguments))
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 def print_to(path: Path) -> None:

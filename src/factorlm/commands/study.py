@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def train_study(
                 after = study.arms[arm].init_from
                 start = run_name(protocol, after, seed) if after else None
                 jobs.append(Job(run_name(protocol, arm, seed), content | {"seed": seed}, start))
-    _fetch(jobs)
+    fetch([OmegaConf.create(job.config) for job in jobs])
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(study.name, total=len(jobs))
@@ -87,12 +88,13 @@ def _with_starts(study: Study, arms: list[str]) -> list[str]:
     return sorted((name for name in study.arms if name in needed), key=lambda name: name not in in_chain)
 
 
-def _fetch(jobs: list[Job]) -> None:
+def fetch(configs: Sequence[DictConfig]) -> None:
     """Download, convert and split once, visibly, before processes start that would each wait for it."""
     seen = set()
-    for job in jobs:
-        config = OmegaConf.create(job.config)
-        key = json.dumps([job.config[name] for name in ("dataset", "split", "backbone")], sort_keys=True)
+    for config in configs:
+        content = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(content, dict)
+        key = json.dumps([content[name] for name in ("dataset", "split", "backbone")], sort_keys=True)
         if key not in seen:
             seen.add(key)
             prepare(*make_data(config), cache_dir(config))

@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ from factorlm.config.check import check_config
 from factorlm.config.evaluator import Evaluator, make_evaluator
 from factorlm.config.model import make_model, used_rows
 from factorlm.data.prepared import Prepared, load_prepared, prepare
-from factorlm.errors import UserError
+from factorlm.errors import PrunedError, UserError
 from factorlm.evaluation.base import Evaluation
 from factorlm.evaluation.histories import train_contexts
 from factorlm.evaluation.ranking import RankingTask
@@ -49,8 +49,11 @@ from factorlm.runs.store import HISTORY, STATE, claim, clear
 from factorlm.tracking.base import Mirror
 from factorlm.training.checkpoint import learned_state, load_checkpoint, save_checkpoint
 
+if TYPE_CHECKING:
+    from pytorch_lightning.callbacks import Callback
+
 # what a config holds that cannot change a result
-IRRELEVANT = ("study", "arm", "run", "cache", "tracking", "plugins", "save_every")
+IRRELEVANT = ("study", "arm", "run", "cache", "tracking", "plugins", "save_every", "trial")
 # how a protocol names the items that a split lets be ranked
 POOLS = {"train": "items of training", "all": "all items", "part": "items of the part"}
 log = Console(stderr=True)
@@ -135,6 +138,9 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
         except (KeyboardInterrupt, TerminatedError):
             record.finish("cancelled")
             raise
+        except PrunedError as error:
+            record.finish("pruned", error=str(error))
+            raise
         except BaseException as error:
             record.finish("failed", error=f"{type(error).__name__}: {error}")
             raise
@@ -212,6 +218,9 @@ def _tracked(config: DictConfig, folder: Path, note: Note, started: float, progr
         raise
     except TerminatedError:
         code = 143
+        raise
+    except PrunedError:
+        code = 0
         raise
     finally:
         if mirror is not None:
@@ -350,19 +359,21 @@ def _fit(
         from factorlm.training.strategies import make_strategy  # takes a second to import
 
         strategy = make_strategy(config.trainer.strategy, model)
+    monitor = f"valid/{config.selection}{evaluator.suffix}"
     try:
         result = fit(
             module,
             batches,
             TaskBatches(task, config.eval_batch_size),
             make(config.trainer),
-            monitor=f"valid/{config.selection}{evaluator.suffix}",
+            monitor=monitor,
             patience=config.patience,
             folder=folder,
             save_every=config.save_every,
             log=None if mirror is None else mirror.log,
             progress=progress,
             strategy=strategy,
+            watch=_watch(config, monitor),
         )
     except DivergedError as error:
         interactions = split.rows["train"][rows[batches.rows(error.batch).numpy()]].tolist()
@@ -382,6 +393,15 @@ def _fit(
         "history": result.history,
     }
     return trained, result.earlier_seconds
+
+
+def _watch(config: DictConfig, monitor: str) -> Callback | None:
+    """What may stop a trial of a sweep early."""
+    if config.trial.folder is None:
+        return None
+    from factorlm.sweeps.pruning import Prune  # takes a second to import
+
+    return Prune(Path(config.trial.folder), config.trial.number, monitor)
 
 
 def _adapter_names(config: DictConfig, model: nn.Module) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from factorlm.config.schema import ModelConfig, RunConfig, TrainConfig
+from factorlm.config.schema import ModelConfig, RunConfig, TrainConfig, TrialConfig
 from factorlm.data.fields import FieldSpec
 from factorlm.errors import UserError
 
@@ -42,6 +42,7 @@ def check_config(config: DictConfig, groups: Sequence[str] | None = None) -> Non
     _refuse_unknown(content, TrainConfig, "")
     _refuse_unknown(content["model"], ModelConfig, "model.")
     _refuse_unknown(content["run"], RunConfig, "run.")
+    _refuse_unknown(content.get("trial", {}), TrialConfig, "trial.")
     for name in ("batch_size", "eval_batch_size", "top", "threads", "patience"):
         if content[name] < 1:
             raise UserError(f"{name}={content[name]}: it must be 1 or more")

@@ -18,6 +18,14 @@ class RunConfig:
 
 
 @dataclass
+class TrialConfig:
+    """Which trial of which sweep a run is, where the sweep may stop it early."""
+
+    folder: str | None = None
+    number: int | None = None
+
+
+@dataclass
 class ModelConfig:
     """Arguments of the recommender that no component owns."""
 
@@ -71,6 +79,7 @@ class TrainConfig(ShellConfig):
     init_from: str | None = None
     eval_batch_size: int = MISSING
     top: int = MISSING
+    trial: TrialConfig = field(default_factory=TrialConfig)
 
 
 @dataclass

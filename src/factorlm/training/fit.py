@@ -45,6 +45,7 @@ def fit(
     log: Log | None,
     progress: bool,
     strategy: DDPStrategy | None = None,
+    watch: Callback | None = None,
 ) -> FitResult:
     """Train until validation stops improving, then restore the best weights.
 
@@ -62,6 +63,7 @@ def fit(
         log: called after each epoch, or None.
         progress: whether to show a progress bar.
         strategy: of several processes, of which this is one; None: this is the only one.
+        watch: told of every epoch after its validation; what it raises ends training.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -71,6 +73,7 @@ def fit(
     early = EarlyStopping(monitor, mode="max", patience=patience)
     points = SavePoints(folder / "checkpoint", batches, keep, early, save_every, stop)
     callbacks: list[Any] = [early, keep, points]
+    callbacks += [watch] if watch else []
     callbacks += [RichProgressBar(leave=False)] if progress else []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")

@@ -1,0 +1,1 @@
+"""Sweeps: which points of a search space to try, and what came of each."""
