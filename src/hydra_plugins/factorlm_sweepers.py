@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -33,9 +34,10 @@ class GridSweeper(BasicSweeper):
         returns = super().sweep(arguments)
         jobs = [job for batch in returns for job in batch]
         failed = [job for job in jobs if isinstance(job.return_value, UserError)]
-        if failed and len(jobs) > 1:
-            first = f"{' '.join(failed[0].overrides or [])}: {failed[0].return_value}"
-            raise UserError(f"{len(failed)} of {len(jobs)} runs failed, first {first}")
+        if failed:
+            same = set.intersection(*(set(job.overrides or []) for job in jobs)) if len(jobs) > 1 else set()
+            name = " ".join(override for override in failed[0].overrides or [] if override not in same)
+            raise UserError(f"{len(failed)} of {len(jobs)} runs failed, first {name}: {failed[0].return_value}")
         return returns
 
 
@@ -72,4 +74,6 @@ def _launcher(hydra_context: HydraContext, task_function: TaskFunction, config: 
     if target not in known and extra:
         name = config.hydra.runtime.choices["hydra/launcher"]
         raise UserError(f"hydra/launcher={name} needs more packages: pip install 'factorlm[{extra}]'")
+    if extra == "ray" and config.hydra.launcher.ray.init.address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's word for: listen on the loopback only
     return plugins.instantiate_launcher(hydra_context, task_function, config)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
@@ -461,7 +462,8 @@ def _silence_lightning() -> None:
 
 def main(config: DictConfig) -> float:
     """Train, print the test metrics and, last, the run folder; return the validation metric for sweepers."""
-    folder = train(config)
+    basic = HydraConfig.get().launcher._target_.endswith(".BasicLauncher")  # others run several at once
+    folder = train(config, progress=basic, wait=not basic)
     record = read_record(folder)
     assert record is not None
     split = record["split"]

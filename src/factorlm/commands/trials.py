@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -52,14 +53,17 @@ class Runner:
         """Run each trial in a process, as long as memory lasts for one more; where one ends, the next begins."""
         running: dict[Connection, tuple[int, Path, BaseProcess, float]] = {}
         largest, todo = 0, self._todo()
-        trial = next(todo, None)
         try:
-            while trial or running:
-                while trial and len(running) < self.workers and (not running or _available_mb() > largest):
+            while True:
+                while len(running) < self.workers and (not running or _available_mb() > largest):
+                    trial = next(todo, None)
+                    if trial is None:
+                        break
                     folder, config = self._placed(trial)
                     process, answer = begin(_train, OmegaConf.to_container(config, resolve=True))
                     running[answer] = trial.number, folder, process, time.monotonic()
-                    trial = next(todo, None)
+                if not running:
+                    return
                 ready = wait(list(running))
                 for answer in [one for one in running if one in ready]:
                     number, folder, process, started = running.pop(answer)
@@ -77,16 +81,10 @@ class Runner:
     def by_launcher(self, launcher: Launcher) -> None:
         """Run batches of trials through one of Hydra's launchers."""
         todo = self._todo()
-        while batch := [trial for _, trial in zip(range(self.workers), todo, strict=False)]:
+        while batch := list(islice(todo, self.workers)):
             folders = [self._placed(trial)[0] for trial in batch]
-            started, errors = time.monotonic(), list[str | None]()
-            try:
-                jobs = launcher.launch([self.overrides(trial) for trial in batch], batch[0].number)
-                errors = [_mistake(job) for job in jobs]
-            except (
-                Exception
-            ) as error:  # a launcher raises where one of its jobs is lost; records say what became of each
-                errors = [f"{type(error).__name__}: {error}"] * len(batch)
+            started = time.monotonic()
+            errors = _launched(launcher, [self.overrides(trial) for trial in batch], batch[0].number)
             for trial, folder, error in zip(batch, folders, errors, strict=True):
                 self._end(trial.number, folder, error, time.monotonic() - started)
 
@@ -141,8 +139,15 @@ def _read(answer: Connection, process: BaseProcess) -> str | None:
     return error
 
 
+def _launched(launcher: Launcher, overrides: list[list[str]], number: int) -> list[str | None]:
+    """What went wrong in each job of a launcher, if anything."""
+    try:
+        return [_mistake(job) for job in launcher.launch(overrides, number)]
+    except Exception as error:  # one of them was lost; what became of the others is in their folders
+        return [f"{type(error).__name__}: {error}"] * len(overrides)
+
+
 def _mistake(job: JobReturn) -> str | None:
-    """What went wrong in a job of a launcher, if anything."""
     result = job._return_value
     if isinstance(result, PrunedError):
         return None
