@@ -12,8 +12,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from factorlm.commands.processes import warm_up
 from factorlm.errors import UserError
 
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 EXTRAS = {"joblib": "launchers", "submitit": "launchers", "ray": "ray"}
 
 
@@ -54,12 +56,15 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the trials."""
-        from factorlm.commands.sweep import sweep
-
         assert self.hydra_context is not None
         assert self.config is not None
-        assert self.launcher is not None
-        sweep(self._options, self.config, self.hydra_context.config_loader, self.launcher, arguments)
+        basic = self.config.hydra.launcher._target_ == BASIC
+        if basic:
+            warm_up()
+        from factorlm.commands.sweep import sweep  # takes seconds to import
+
+        loader = self.hydra_context.config_loader
+        sweep(self._options, self.config, loader, None if basic else self.launcher, arguments)
 
 
 def _launcher(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Launcher:

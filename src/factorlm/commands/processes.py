@@ -11,11 +11,20 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-PRELOAD = ["factorlm.commands.train", "factorlm.training.fit", "factorlm.tracking.wandb", "transformers"]
+PRELOAD = [
+    "factorlm.commands.train",
+    "factorlm.training.fit",
+    "factorlm.tracking.wandb",
+    "transformers",
+    # what numba imports when it first calls a compiled loop
+    *("numba.cpython.randomimpl", "numba.np.linalg", "numba.np.polynomial", "numba.np.random.generator_methods"),
+    *("numba.typed", "numba.experimental.function_type", "numba.misc.cffiimpl"),
+]
 
 
 @contextmanager
@@ -31,6 +40,12 @@ def pool(workers: int, end: Callable[[Any], None]) -> Iterator[ProcessPoolExecut
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def warm_up() -> None:
+    """Begin to import what processes need, beside what this one does until it starts the first."""
+    _context()
+    ensure_running()
 
 
 def begin(task: Callable[..., Any], *arguments: Any) -> tuple[BaseProcess, Connection]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -51,7 +50,11 @@ class Options:
 
 
 def sweep(
-    options: Mapping[str, Any], config: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: Sequence[str]
+    options: Mapping[str, Any],
+    config: DictConfig,
+    loader: ConfigLoader,
+    launcher: Launcher | None,
+    arguments: Sequence[str],
 ) -> None:
     """Run the trials that are missing, print the best point and, last, the sweep's folder.
 
@@ -59,7 +62,7 @@ def sweep(
         options: of `Options`.
         config: of Hydra and of the run, without the arguments.
         loader: composes configs.
-        launcher: of the trials; Hydra's basic one leaves them to processes of ours.
+        launcher: of the trials; None: a process of ours for each.
         arguments: overrides of the run, in which several values or an interval make a key one to search.
 
     Raises:
@@ -86,7 +89,7 @@ def sweep(
         trials = Trials(folder, plan)
         with Board(trials, plan, wanted, chosen.n_jobs) as board:
             runner = Runner(trials, plan, wanted, chosen.n_jobs, composer.of(plan, folder), composer, board)
-            if isinstance(launcher, BasicLauncher):
+            if launcher is None:
                 runner.by_processes()
             else:
                 runner.by_launcher(launcher)
