@@ -22,6 +22,7 @@ COMMANDS = {
     "power": "plan: how many users and seeds it takes to see an effect",
     "score": "referee: lists of any system (TREC, parquet, csv) under the same metrics and statistics",
     "audit": "examine a finished run for leakage, ties, order sensitivity and other ways to be wrong",
+    "wandb-sweep": "print a sweep's definition for W&B, whose agents then choose the points",
     "probe": "ask whether a language model knows the catalogue, or what users liked, by heart",
     "check": "validate every config file, or one composition, against the real signatures",
     "runs": "list, filter, compare, follow, export, delete and import runs",
@@ -46,7 +47,7 @@ POSITIONAL = {
     "export": "study",
     "sync": "folder",
 }
-CONFIGS = {"prepare": "train", "train": "train", "probe": "train", "check": "train"}
+CONFIGS = {"prepare": "train", "train": "train", "wandb-sweep": "train", "probe": "train", "check": "train"}
 HELP = """FactorLM: does the language model make this recommender better, by how much, at what cost?
 
 usage: factorlm COMMAND [key=value ...]
@@ -215,12 +216,13 @@ def _run_hydra(name: str, arguments: list[str]) -> None:
     config_name = CONFIGS.get(name, name)
     register()
     overrides = _overrides(SCHEMAS[config_name], arguments, POSITIONAL.get(name))
+    overrides = ["hydra.mode=RUN"] * (name == "wandb-sweep") + overrides  # it writes a sweep down and runs nothing
 
     mistakes: list[UserError] = []  # kept from Hydra, which would print a line of its own for each
 
     def task(config: DictConfig) -> object:
         try:
-            return import_module(f"factorlm.commands.{name}").main(config)
+            return import_module(f"factorlm.commands.{name.replace('-', '_')}").main(config)
         except UserError as error:
             mistakes.append(error)
             return error  # the list is lost where a launcher runs this in another process

@@ -21,10 +21,8 @@ from optuna.trial import FrozenTrial
 from factorlm.commands.study import fetch
 from factorlm.commands.train import TerminatedError, run_key
 from factorlm.commands.trials import Runner
-from factorlm.config.build import cache_dir, make_data
 from factorlm.config.check import check_config
-from factorlm.config.evaluator import make_evaluator
-from factorlm.data.prepared import load_prepared, prepare
+from factorlm.config.evaluator import selection_metric
 from factorlm.errors import UserError
 from factorlm.runs.identity import digest
 from factorlm.runs.store import claim
@@ -108,8 +106,9 @@ def _checked(options: Mapping[str, Any]) -> Options:
     if merged.n_trials is None and merged.sampler != "grid":
         raise UserError("hydra.sweeper.n_trials=null: only sampler=grid has an end of its own; say how many trials")
     for name in ("n_trials", "n_jobs"):
-        if (getattr(merged, name) or 1) < 1:
-            raise UserError(f"hydra.sweeper.{name}={getattr(merged, name)}: it must be 1 or more")
+        value = getattr(merged, name)
+        if value is not None and value < 1:
+            raise UserError(f"hydra.sweeper.{name}={value}: it must be 1 or more")
     if merged.seed < 0:
         raise UserError(f"hydra.sweeper.seed={merged.seed}: it must be 0 or more")
     if merged.sampler == "nsga2" and merged.cost is None:
@@ -147,13 +146,12 @@ class _Composer:
 
 
 def _plan(options: Options, base: DictConfig, space: Space, composer: _Composer) -> Plan:
-    prepared = load_prepared(prepare(*make_data(base), cache_dir(base))[0])
     return Plan(
         study=f"{base.study}/{base.arm}",
         run=run_key(base),
         sampler=options.sampler,  # type: ignore[arg-type]
         seed=options.seed,
-        metric=f"valid/{base.selection}{make_evaluator(base, prepared).suffix}",
+        metric=selection_metric(base),
         cost=options.cost,
         prune=options.prune,
         space=space,

@@ -33,7 +33,7 @@ from factorlm.commands.mirror import mirror_results, start_mirror
 from factorlm.commands.processes import pool, print_to
 from factorlm.config.build import cache_dir, make, make_data
 from factorlm.config.check import check_config
-from factorlm.config.evaluator import Evaluator, make_evaluator
+from factorlm.config.evaluator import Evaluator, make_evaluator, selection_metric
 from factorlm.config.model import make_model, used_rows
 from factorlm.data.prepared import Prepared, load_prepared, prepare
 from factorlm.errors import PrunedError, UserError
@@ -318,7 +318,7 @@ def run_protocol(config: DictConfig, prepared: Prepared, evaluator: Evaluator) -
         candidates=f"{POOLS[rule.candidates]}: {added['candidates']}",
         exclusion=added["exclusion"],
         metrics=evaluator.definitions,
-        selection=f"max valid/{config.selection}{evaluator.suffix}",
+        selection=f"max {selection_metric(config)}",
     )
 
 
@@ -360,7 +360,7 @@ def _fit(
         from factorlm.training.strategies import make_strategy  # takes a second to import
 
         strategy = make_strategy(config.trainer.strategy, model)
-    monitor = f"valid/{config.selection}{evaluator.suffix}"
+    monitor = selection_metric(config)
     try:
         result = fit(
             module,

@@ -19,6 +19,11 @@ from factorlm.objectives.logloss import LogLoss
 Evaluator: TypeAlias = RankingEvaluator | PointwiseEvaluator
 
 
+def selection_metric(config: DictConfig) -> str:
+    """Name of the validation metric that weights, and points of a sweep, are chosen by."""
+    return f"valid/{config.selection}{make(config.candidates).suffix}"
+
+
 def make_evaluator(config: DictConfig, prepared: Prepared) -> Evaluator:
     """The evaluation of a config.
 

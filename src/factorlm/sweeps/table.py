@@ -28,9 +28,9 @@ class Board:
 
     def __init__(self, trials: Trials, plan: Plan, wanted: int, workers: int) -> None:
         self._trials, self._plan, self._wanted, self._workers = trials, plan, wanted, workers
+        self._begun: dict[int, float] = {}
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, transient=True, get_renderable=self._table, refresh_per_second=2)
-        self._begun: dict[int, float] = {}
 
     def __enter__(self) -> Board:
         if self._console.is_terminal:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar
 from pytorch_lightning.strategies import DDPStrategy
 
 from factorlm.errors import UserError
@@ -72,8 +72,8 @@ def fit(
     stop, keep = Stop(), KeepBest(folder, monitor, log)
     early = EarlyStopping(monitor, mode="max", patience=patience)
     points = SavePoints(folder / "checkpoint", batches, keep, early, save_every, stop)
-    callbacks: list[Any] = [early, keep, points]
-    callbacks += [watch] if watch else []
+    watchers = [watch] if watch else []  # before the state is saved, so that none is left out where training goes on
+    callbacks: list[Any] = [early, keep, *watchers, points]
     callbacks += [RichProgressBar(leave=False)] if progress else []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
