@@ -86,7 +86,8 @@ def test_a_mistake_is_one_line(launcher: str, cache: Path, tmp_path: Path) -> No
 def test_trials_of_optuna_in_batches(cache: Path, tmp_path: Path) -> None:
     result = train(
         cache, tmp_path / "runs", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2",
-        "optimizer.lr=1e30,0.01,0.02", "hydra.sweeper.sampler=grid", "hydra.sweeper.prune=true", "hydra/launcher=joblib",
+        "optimizer.lr=1e30,0.01,0.02", "hydra.sweeper.sampler=grid", "hydra.sweeper.prune=true",
+        "hydra/launcher=joblib",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     (path,) = tmp_path.glob("runs/adhoc/run-sweep-*/sweep.json")
