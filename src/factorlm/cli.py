@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
 
-from factorlm.errors import UserError
+from factorlm.errors import TerminatedError, UserError, terminable
 
 COMMANDS = {
     "prepare": "fetch a dataset, check it, split it; later commands reuse the result",
@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _dispatch(given)
+        with terminable():
+            _dispatch(given)
         code = 0
     except UserError as error:
         print(f"factorlm: {error}", file=sys.stderr)
@@ -100,9 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             file=sys.stderr,
         )
         code = 2
-    except BaseException as error:
-        if type(error).__name__ != "TerminatedError":
-            raise
+    except TerminatedError:
         print("factorlm: terminated; finished runs are kept, call again to continue", file=sys.stderr)
         code = 143
     sys.exit(code)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from factorlm.commands.train import TerminatedError, train
+from factorlm.commands.train import train
+from factorlm.errors import TerminatedError
 from factorlm.runs.record import read_record, write_json
 from factorlm.runs.store import STATE, status
 from factorlm.training.module import PointwiseModule, RankingModule

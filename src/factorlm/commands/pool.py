@@ -14,8 +14,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from factorlm.commands.processes import pool, print_to
-from factorlm.commands.train import TerminatedError, finished, run_folder, train
-from factorlm.errors import UserError
+from factorlm.commands.train import finished, run_folder, train
+from factorlm.errors import TerminatedError, UserError
 
 
 @dataclass(frozen=True)

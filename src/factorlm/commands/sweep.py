@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial
 
 from factorlm.commands.study import fetch
-from factorlm.commands.train import TerminatedError, run_key
+from factorlm.commands.train import run_key
 from factorlm.commands.trials import Runner
 from factorlm.config.check import check_config
 from factorlm.config.evaluator import selection_metric
@@ -83,7 +81,7 @@ def sweep(
     plan = _plan(chosen, base, space, composer)
     wanted = chosen.n_trials or len(plan.points)
     folder = _folder(base, plan, None if named is None else str(named.value()))
-    with claim(folder, wait=False), _terminable():
+    with claim(folder, wait=False):
         trials = Trials(folder, plan)
         with Board(trials, plan, wanted, chosen.n_jobs) as board:
             runner = Runner(trials, plan, wanted, chosen.n_jobs, composer.of(plan, folder), composer, board)
@@ -183,20 +181,6 @@ def _folder(base: DictConfig, plan: Plan, named: str | None) -> Path:
     if named is not None:
         return Path(named).expanduser()
     return Path(str(base.run.root)).expanduser() / str(base.study) / f"{base.arm}-sweep-{digest(plan.content())}"
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Make SIGTERM an exception, so that the trials are told, too."""
-
-    def stop(number: int, frame: object) -> NoReturn:
-        raise TerminatedError
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _print(trials: Trials, plan: Plan, folder: Path) -> None:

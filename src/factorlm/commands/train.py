@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ from factorlm.config.check import check_config
 from factorlm.config.evaluator import Evaluator, make_evaluator, selection_metric
 from factorlm.config.model import make_model, used_rows
 from factorlm.data.prepared import Prepared, load_prepared, prepare
-from factorlm.errors import PrunedError, UserError
+from factorlm.errors import PrunedError, TerminatedError, UserError, terminable
 from factorlm.evaluation.base import Evaluation
 from factorlm.evaluation.histories import train_contexts
 from factorlm.evaluation.ranking import RankingTask
@@ -59,10 +59,6 @@ IRRELEVANT = ("study", "arm", "run", "cache", "tracking", "plugins", "save_every
 POOLS = {"train": "items of training", "all": "all items", "part": "items of the part"}
 log = Console(stderr=True)
 Note = Callable[..., None]  # takes what the record says
-
-
-class TerminatedError(BaseException):
-    """SIGTERM arrived: the machine wants the process to end."""
 
 
 def run_key(config: DictConfig) -> str:
@@ -127,15 +123,14 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
         code = code_version(list(config.plugins))
         record = Record(folder, {**names, "init_from": config.init_from, "code": code}, found if goes_on else None)
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
-        previous = signal.signal(signal.SIGTERM, _terminated) if _in_main_thread() else None
         try:
-            processes = _processes(config)
-            if processes == 1:
-                _tracked(config, folder, record.update, started, progress)
-                record.finish("done")
-            else:
-                record.finish("done", **_train_together(config, folder, processes, started, progress))
-            (folder / "checkpoint" / STATE).unlink(missing_ok=True)
+            with terminable():
+                processes = _processes(config)
+                if processes == 1:
+                    _tracked(config, folder, record.update, started, progress)
+                    record.finish("done")
+                else:
+                    record.finish("done", **_train_together(config, folder, processes, started, progress))
         except (KeyboardInterrupt, TerminatedError):
             record.finish("cancelled")
             raise
@@ -145,9 +140,7 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
         except BaseException as error:
             record.finish("failed", error=f"{type(error).__name__}: {error}")
             raise
-        finally:
-            if previous is not None:
-                signal.signal(signal.SIGTERM, previous)
+        (folder / "checkpoint" / STATE).unlink(missing_ok=True)
     return folder
 
 
@@ -442,16 +435,6 @@ class _Clock:
     def __call__(self, name: str) -> None:
         now = time.perf_counter()
         self._seconds[name], self._last = round(now - self._last, 2), now
-
-
-def _terminated(number: int, frame: object) -> NoReturn:
-    raise TerminatedError
-
-
-def _in_main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
 
 
 def _silence_lightning() -> None:

@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from factorlm.commands.processes import begin, print_to
-from factorlm.commands.train import TerminatedError, run_folder, train
-from factorlm.errors import PrunedError, UserError
+from factorlm.commands.train import run_folder, train
+from factorlm.errors import PrunedError, TerminatedError, UserError
 from factorlm.runs.record import read_record
 from factorlm.sweeps.table import Board
 from factorlm.sweeps.trials import Outcome, Plan, Trials
