@@ -4,7 +4,7 @@
 
 Each arm is trained once undisturbed and once with interruptions, every second one by SIGTERM and the others by kill -9,
 between the first state that a process writes and a few seconds after it. At the end weights are compared bit by bit,
-and metrics and histories number by number.
+and metrics and histories number by number. Arms that ``--out`` has already stay in it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ import torch
 from safetensors.torch import load_file
 
 COMMON = ["dataset=ml100k", "tracking=none", "save_every=0.3"]
+LORA = ["dataset=synthetic", "adapter=lora", "adapter.num_layers=2", "batch_size=64", "trainer.max_epochs=3"]
 ARMS = {
     "fm": ["model.num_factors=32", "trainer.max_epochs=12"],
     "bpr": ["head=dot", "objective=bpr", "trainer.max_epochs=12"],
     "deepfm": ["task=pointwise", "head=deepfm", "head.dropout=0.2", "fields=movielens", "trainer.max_epochs=6"],
     "attention": ["task=pointwise", "encoder=attention", "split=global_time", "trainer.max_epochs=2"],
-    "minilm_lora": ["split=cold_item", "backbone=minilm", "adapter=lora", "trainer.max_steps=60"],
-    "smollm2_lora": ["split=cold_item", "backbone=smollm2_135m", "adapter=lora", "trainer.max_steps=24"],
+    "minilm_lora": [*LORA, "backbone=minilm"],
+    "smollm2_lora": [*LORA, "backbone=smollm2_135m"],
 }
-SETS = {"smollm2_lora": ["batch_size=256"], "minilm_lora": ["batch_size=256"]}
 
 
 def command(arm: str, folder: Path) -> list[str]:
-    sets = [*COMMON, *ARMS[arm], *SETS.get(arm, []), f"run.dir={folder}"]
-    return [sys.executable, "-m", "factorlm", "train", *sets]
+    return [sys.executable, "-m", "factorlm", "train", *COMMON, *ARMS[arm], f"run.dir={folder}"]
 
 
 def record_of(folder: Path) -> dict:
@@ -79,7 +78,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    chance, points, arms = random.Random(arguments.seed), [], {}
+    chance = random.Random(arguments.seed)
+    arms = json.loads(arguments.out.read_text())["arms"] if arguments.out.exists() else {}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     each = -(-arguments.points // len(arguments.arms))
     for arm in arguments.arms:
         whole, parts = (arguments.runs / f"{arm}-{kind}" for kind in ("whole", "parts"))
@@ -89,7 +90,7 @@ def main() -> None:
         while len(own) < each:
             number = (signal.SIGTERM, signal.SIGKILL)[len(own) % 2]
             point = interrupt(arm, parts, number, chance.uniform(0, 1.5 * seconds / each))
-            if point is None:  # it ended: interrupt a new one, which counts, too
+            if point is None:
                 break
             own.append(point)
             print(point, flush=True)
@@ -100,16 +101,16 @@ def main() -> None:
             path.name: path.read_bytes() == (parts / path.name).read_bytes() for path in sorted(whole.glob("*.parquet"))
         }
         arms[arm] = {
-            "interruptions": len(own), "differing_bits": differing_bits(whole, parts), "equal": same | tables,
-            "train_seconds": [one["seconds"]["train"], other["seconds"]["train"]],
+            "differing_bits": differing_bits(whole, parts), "equal": same | tables,
+            "train_seconds": [one["seconds"]["train"], other["seconds"]["train"]], "interruptions": own,
         }  # fmt: skip
-        print(arm, arms[arm], flush=True)
-        points += own
-    answer = {"points": len(points), "differing_bits": sum(arm["differing_bits"] for arm in arms.values()),
-              "arms": arms, "interruptions": points, "versions": record_of(whole)["versions"]}  # fmt: skip
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(answer, indent=1) + "\n")
-    print(json.dumps({key: answer[key] for key in ("points", "differing_bits")}))
+        total = {
+            "interruptions": sum(len(found["interruptions"]) for found in arms.values()),
+            "differing_bits": sum(found["differing_bits"] for found in arms.values()),
+            "differing_files_and_numbers": sum(not same for found in arms.values() for same in found["equal"].values()),
+        }
+        arguments.out.write_text(json.dumps(total | {"arms": arms}, indent=1) + "\n")
+        print(arm, total, flush=True)
 
 
 if __name__ == "__main__":
