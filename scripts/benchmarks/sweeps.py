@@ -1,7 +1,7 @@
 """Kill a sweep at random moments and compare it with an undisturbed one; measure what a sweep costs beside its runs.
 
-    .venv/bin/python scripts/benchmarks/sweeps.py kills    # FM on labelled rows of MovieLens-100K, 24 trials, five kills
-    .venv/bin/python scripts/benchmarks/sweeps.py cost     # FM ranking all items of MovieLens-100K, 24 trials, two at once
+    .venv/bin/python scripts/benchmarks/sweeps.py kills    # FM on labelled rows of MovieLens-100K: 24 trials, 5 kills
+    .venv/bin/python scripts/benchmarks/sweeps.py cost     # FM that ranks all items of the same: 24 trials, 2 at once
 
 Writes its part of sweeps.json beside this file. ``cost`` trains the same 24 configs one after the other in this process,
 too, which has imported and compiled everything: the bare runs. Overhead in wall time is twice the sweep's over theirs;
@@ -34,7 +34,7 @@ SHARED = ["dataset=ml100k", "tracking=none"]
 POINTWISE = [
     "sweep=fm", *SHARED, "task=pointwise", "split=random", "fields=movielens", "trainer.max_epochs=6", "batch_size=512",
 ]  # fmt: skip
-RANKING = ["sweep=softmax_fm", *SHARED, "trainer.max_epochs=5"]
+RANKING = ["sweep=softmax_fm", *SHARED, "trainer.max_epochs=20"]
 SPACE = ["optimizer.lr=tag(log,interval(1e-3,3e-2))", "model.factor_l2=tag(log,interval(1e-3,1e-1))"]
 TABLE = "adhoc/*-sweep-*/sweep.json"
 OUTPUT = Path(__file__).parent / "sweeps.json"
