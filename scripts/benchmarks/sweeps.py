@@ -3,8 +3,8 @@
     .venv/bin/python scripts/benchmarks/sweeps.py kills    # FM on labelled rows of MovieLens-100K: 24 trials, 5 kills
     .venv/bin/python scripts/benchmarks/sweeps.py cost     # FM that ranks all items of the same: 24 trials, 2 at once
 
-Writes its part of sweeps.json beside this file. ``cost`` trains the same 24 configs one after the other in this process,
-too, which has imported and compiled everything: the bare runs. Overhead in wall time is twice the sweep's over theirs;
+Writes its part of sweeps.json beside this file. ``cost`` also trains the same configs one after the other in this
+process, which has imported and compiled everything: the bare runs.
 on a machine that others use look at the overhead in CPU time, of all processes of the sweep.
 """
 
