@@ -4,8 +4,8 @@
     .venv/bin/python scripts/benchmarks/sweeps.py cost     # FM that ranks all items of the same: 24 trials, 2 at once
 
 Writes its part of sweeps.json beside this file. ``cost`` also trains the same configs one after the other in this
-process, which has imported and compiled everything: the bare runs. Overhead in wall time is twice the sweep's over theirs;
-on a machine that others use look at the overhead in CPU time, of all processes of the sweep.
+process, which has imported and compiled everything: the bare runs. Overhead in wall time is twice the sweep's over
+theirs, or over what the records of its own runs say; the latter two share the load of a machine that others use.
 """
 
 from __future__ import annotations
