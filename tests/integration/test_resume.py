@@ -97,8 +97,8 @@ def test_a_kill_in_the_evaluation_repeats_no_training(
 ) -> None:
     config = small("save_every=0", f"run.dir={tmp_path}/a")
     with monkeypatch.context() as patch:
-        patch.setattr("factorlm.commands.train.write_evaluation", lambda *_: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr("factorlm.commands.train.write_evaluation", lambda *_: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(TerminatedError):
             train(config, progress=False)
     with interrupted_at(1, monkeypatch):  # no batch comes
         assert status(train(config, progress=False), read_record(tmp_path / "a") or {}) == "done"

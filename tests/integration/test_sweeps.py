@@ -63,6 +63,7 @@ def test_a_failing_trial_is_noted_and_a_repeated_command_trains_nothing(sweep: A
     assert [record.stat().st_mtime_ns for record in records] == before
 
 
+@pytest.mark.slow
 def test_hopeless_trials_are_stopped(sweep: Any) -> None:
     rates = "0.05,0.051,0.052,0.053,0.054,0.00001"
     code, out, _ = sweep(
@@ -76,6 +77,7 @@ def test_hopeless_trials_are_stopped(sweep: Any) -> None:
     assert "pruned after epoch 0" in record["error"]
 
 
+@pytest.mark.slow
 def test_quality_against_cost_from_a_starting_point(sweep: Any) -> None:
     code, out, _ = sweep(
         "hydra.sweeper.sampler=nsga2", "hydra.sweeper.cost=parameters", "hydra.sweeper.n_trials=3",
