@@ -134,7 +134,8 @@ class SavePoints(Callback):
         epoch, before = self._resumed
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         whole = isinstance(trainer.limit_train_batches, float) and trainer.limit_train_batches == 1.0
-        if stepped and whole and batch_idx + 1 < trainer.num_training_batches:
+        validated_at_end = trainer.val_check_interval == 1.0  # else a shorter epoch would be validated elsewhere
+        if stepped and whole and validated_at_end and batch_idx + 1 < trainer.num_training_batches:
             self._reach(trainer, module, batch_idx + 1 + before * (trainer.current_epoch == epoch))
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
