@@ -90,52 +90,44 @@ class FixedConfig:
 
 
 @dataclass
-class EvaluateConfig(ShellConfig):
+class StudyConfig(ShellConfig):
+    """What commands share that train the missing runs of a study."""
+
+    study: str | None = None
+    arms: list[str] | None = None
+    protocols: list[str] | None = None
+    jobs: int = MISSING
+    studies: str = MISSING
+    tracking: Any = None
+    json: bool = False
+
+
+@dataclass
+class EvaluateConfig(StudyConfig):
     """The shell of `evaluate`; comments are in conf/evaluate.yaml."""
 
     part: str = MISSING
     fixed: FixedConfig = field(default_factory=FixedConfig)
-    study: str | None = None
-    arms: list[str] | None = None
-    protocols: list[str] | None = None
-    jobs: int = MISSING
-    studies: str = MISSING
-    tracking: Any = None
-    json: bool = False
 
 
 @dataclass
-class CompareConfig(ShellConfig):
+class CompareConfig(StudyConfig):
     """The shell of `compare`."""
 
-    study: str | None = None
     runs: list[str] | None = None
-    arms: list[str] | None = None
     seeds: list[int] | None = None
-    protocols: list[str] | None = None
     overrides: list[str] = field(default_factory=list)
     metric: str | None = None
-    jobs: int = MISSING
     resamples: int = MISSING
-    studies: str = MISSING
     publish: bool = False
     force: bool = False
-    tracking: Any = None
-    json: bool = False
 
 
 @dataclass
-class ReproduceConfig(ShellConfig):
+class ReproduceConfig(StudyConfig):
     """The shell of `reproduce`."""
 
-    study: str | None = None
-    arms: list[str] | None = None
     seeds: list[int] | None = None
-    protocols: list[str] | None = None
-    jobs: int = MISSING
-    studies: str = MISSING
-    tracking: Any = None
-    json: bool = False
 
 
 @dataclass
