@@ -220,6 +220,8 @@ def _run_hydra(name: str, arguments: list[str]) -> None:
     mistakes: list[UserError] = []  # kept from Hydra, which would print a line of its own for each
 
     def task(config: DictConfig) -> object:
+        if name == "train" and config.tracking:  # a tracker imports faster where little else is imported
+            import_module(config.tracking["_target_"].rpartition(".")[0])
         try:
             return import_module(f"factorlm.commands.{name.replace('-', '_')}").main(config)
         except UserError as error:

@@ -25,7 +25,7 @@ def start_mirror(config: DictConfig, folder: Path) -> Mirror:
     content = OmegaConf.to_container(config, resolve=True)
     assert isinstance(content, dict)
     record = read_record(folder) or {}
-    known = {name: record.get(name) for name in ("key", "code", "git")}
+    known = {name: record.get(name) for name in ("key", "code", "git", "versions")}
     run = Run(
         folder,
         name=f"{config.arm}-seed{config.seed}",

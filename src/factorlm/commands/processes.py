@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 PRELOAD = [
+    "factorlm.tracking.wandb",  # first: see `factorlm.cli`
     "factorlm.commands.train",
     "factorlm.training.fit",
-    "factorlm.tracking.wandb",
     "transformers",
     # what numba imports when it first calls a compiled loop
     *("numba.cpython.randomimpl", "numba.np.linalg", "numba.np.polynomial", "numba.np.random.generator_methods"),

@@ -9,18 +9,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import wandb
+import wandb.apis.public  # which wandb.init imports; late in a process it takes three times as long
 
 from factorlm.errors import UserError
 from factorlm.tracking.base import Row, Run
 from factorlm.tracking.parts import epochs, is_synced, logs, mark, run_id
 
-if TYPE_CHECKING:
-    import wandb
-
 START_SECONDS = 30  # how long an online run waits for the server before it is kept offline
 FINISH_SECONDS = 60  # how long its end waits until all has arrived
 UNPROMISED = {  # settings whose names W&B may change
+    "x_save_requirements": False,  # the record has the versions that matter
     "x_transaction_log_flush_interval": 1.0,  # seconds of rows that a kill -9 can cost
     "x_file_stream_retry_max": 10**6,  # it would give up after some twenty minutes, and not say so
     "x_file_transfer_retry_max": 10**6,
@@ -94,8 +95,6 @@ class WandbMirror:
 
     def finish(self, exit_code: int) -> None:
         """End the run, so that the next one in this process does not write into it."""
-        import wandb
-
         self._try(self._log)
         try:
             if not self._lost:
@@ -132,8 +131,6 @@ class WandbMirror:
         say(f"{reason}; {remedy.format(self._told.folder)}")
 
     def _continue_offline(self) -> None:
-        import wandb
-
         with suppress(Exception):
             self._run.finish(1)
         wandb.teardown()
@@ -149,8 +146,6 @@ class WandbMirror:
                 run.log(values, step=int(values["epoch"]), commit=True)
 
     def _summarize(self, values: Mapping[str, Any]) -> None:
-        import wandb
-
         self._run.summary.update(dict(values))
         metrics = [[*name.split("/", 1), value] for name, value in values.items() if "/" in name]
         shown = {"metrics": _table(["part", "metric", "value"], metrics), "epoch": len(self._history)}
@@ -160,8 +155,6 @@ class WandbMirror:
         self._run.log(shown)
 
     def _files(self, name: str, paths: Sequence[Path], metadata: Mapping[str, Any]) -> None:
-        import wandb
-
         run = self._run
         artifact = wandb.Artifact(f"{name}-{run.id}", type=name, metadata=dict(metadata))
         for path in paths:
@@ -171,8 +164,6 @@ class WandbMirror:
         run.log_artifact(artifact)
 
     def _start(self) -> wandb.Run:
-        import wandb
-
         folder = self._told.folder
         earlier = logs(folder)
         online = self._tracker.mode == "online" or (self._tracker.mode is None and has_key())
@@ -190,8 +181,6 @@ class WandbMirror:
             return self._init("offline", bool(earlier))
 
     def _init(self, mode: Literal["online", "offline"], resumed: bool) -> wandb.Run:
-        import wandb
-
         told = self._told
         settings: dict[str, Any] = {
             "console": "off",
@@ -230,8 +219,6 @@ def keep_private(folder: Path) -> None:
 
 def has_key() -> bool:
     """Whether W&B knows an API key."""
-    import wandb
-
     return wandb.login(prompt=False, verify=False)
 
 
@@ -241,8 +228,6 @@ def say(line: str) -> None:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> wandb.Table:
-    import wandb
-
     return wandb.Table(columns=list(columns), data=[list(row) for row in rows])
 
 
