@@ -85,6 +85,7 @@ def test_in_a_browser(address: str, width: int, tab: Callable[[int], Tab]) -> No
     assert all("422" in error for error in own.errors)
 
 
+@pytest.mark.slow
 def test_it_is_live(address: str, root: Path, tab: Callable[[int], Tab]) -> None:
     folder = root / "demo/warm/text-seed5"
     page = tab(1440).page

@@ -140,7 +140,11 @@ def test_help_and_completion(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code", "status"),
-    [(signal.SIGINT, 130, "cancelled"), (signal.SIGTERM, 143, "cancelled"), (signal.SIGKILL, -9, "killed")],
+    [
+        (signal.SIGTERM, 143, "cancelled"),
+        pytest.param(signal.SIGINT, 130, "cancelled", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, "killed", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_says_so_and_can_be_repeated(tmp_path: Path, number: int, code: int, status: str) -> None:
     arguments = [

@@ -211,6 +211,7 @@ def test_rows_kept_apart_are_refused_where_they_do_not_fit(
         evaluate_apart(folder, str(small().cache), str(tmp_path / "train.csv"))
 
 
+@pytest.mark.slow
 def test_a_study_is_scored_on_rows_kept_apart(
     tmp_path: Path, apart: tuple[list[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,8 +30,11 @@ LORA = ["backbone=tiny", "adapter=lora", "adapter.num_layers=2", "optimizer.lr=0
         ["batch_size=257"],  # the last batch has one row
         ["objective=bpr", "encoder=mean", "optimizer._target_=torch.optim.SGD", "optimizer.lr=1"],
         ["task=pointwise", "dataset.negatives=keep", "trainer.accumulate_grad_batches=2"],
-        [*LORA, "trainer.strategy=ddp", "adapter.gradient_checkpointing=true"],
-        [*LORA, "trainer.strategy=fsdp", "objective=sampled_softmax", "objective.negatives=in_batch"],
+        pytest.param([*LORA, "trainer.strategy=ddp", "adapter.gradient_checkpointing=true"], marks=pytest.mark.slow),
+        pytest.param(
+            [*LORA, "trainer.strategy=fsdp", "objective=sampled_softmax", "objective.negatives=in_batch"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_two_processes_train_what_one_trains(small: Compose, extra: list[str]) -> None:

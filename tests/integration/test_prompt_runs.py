@@ -62,6 +62,7 @@ def test_zero_shot_is_a_baseline_whose_order_no_label_changes(
     assert few <= 1 + 1 + 3 * 64  # the check at loading, and the rows of the calibration that were not read before
 
 
+@pytest.mark.slow
 def test_few_shots_train_the_adapter_alone(small: Compose, tmp_path: Path) -> None:
     folder, record = run(small(*LORA, f"run.dir={tmp_path}/lora"))
     assert record["training_rows"] == 16

@@ -16,6 +16,7 @@ import pytest
 
 from factorlm.cli import main
 
+pytestmark = pytest.mark.slow
 STUDY = """
 question: Does text help on synthetic data?
 metric: ndcg@10
@@ -65,7 +66,6 @@ def change(path: Path, edit: Callable[[dict], object]) -> None:
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.slow
 def test_a_study_is_reproduced(published: Path, results: Path) -> None:
     result = call(published, "reproduce", "experiments/demo", "--json")
     assert result.returncode == 0, result.stderr

@@ -234,6 +234,7 @@ def test_import_refuses(store: Path, factorlm: Factorlm, name: str) -> None:
     assert not store.exists()  # nothing of it was copied
 
 
+@pytest.mark.slow
 def test_tail_follows_a_run(tmp_path: Path) -> None:
     environment = {**os.environ, "FACTORLM_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "factorlm"]

@@ -43,6 +43,7 @@ def table(out: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_failing_trial_is_noted_and_a_repeated_command_trains_nothing(sweep: Any) -> None:
     arguments = ["hydra.sweeper.sampler=grid", "hydra.sweeper.n_jobs=2", "optimizer.lr=0.01,1e30", "seed=1,2"]
     code, out, _ = sweep(*arguments)
@@ -133,6 +134,7 @@ def test_a_process_that_dies_says_so() -> None:
     assert "exit code 9" in (_read(answer, process) or "")
 
 
+@pytest.mark.slow
 def test_the_definition_for_wandb(capsys: pytest.CaptureFixture[str]) -> None:
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 

@@ -111,6 +111,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_a_second_and_its_next_part_fills_the_gap(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     assert result.returncode == -signal.SIGKILL

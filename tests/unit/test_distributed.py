@@ -81,6 +81,7 @@ def work(process: int, processes: int, store: str, size: int, repeat: bool) -> N
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "repeat"), [(4, True), (200, False)])  # with 200 one process has nothing to do
 def test_two_processes_give_the_bits_of_one(tmp_path: Path, size: int, repeat: bool) -> None:
     mp.spawn(work, (2, str(tmp_path), size, repeat), nprocs=2)
@@ -107,6 +108,7 @@ def make_evaluation(cache: str, task: str) -> Evaluation:
     return make_evaluator(config, prepared).evaluate(make_model(config, prepared), "test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["ranking", "pointwise"])
 def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path: Path, task: str) -> None:
     expected = make_evaluation(str(tmp_path), task)

@@ -75,6 +75,7 @@ def test_gradients_reach_the_vectors_and_the_adapter_if_it_is_trained(tmp_path: 
     assert any(gradient is not None for gradient in gradients) == train_adapter
 
 
+@pytest.mark.slow
 def test_three_steps_each_a_run_of_its_own(small: Callable[..., DictConfig], tmp_path: Path) -> None:
     task = ["task=pointwise", "dataset.num_users=20"]
     factors = train(small(*task, "head=dot", f"run.dir={tmp_path}/mf"), progress=False)
