@@ -215,6 +215,8 @@ def _run_hydra(name: str, arguments: list[str]) -> None:
     config_name = CONFIGS.get(name, name)
     register()
     overrides = _overrides(SCHEMAS[config_name], arguments, POSITIONAL.get(name))
+    if name == "train" and any(override.startswith("hydra/sweeper=") for override in overrides):
+        overrides = ["--multirun", *overrides]
     overrides = ["hydra.mode=RUN"] * (name == "wandb-sweep") + overrides  # it writes a sweep down and runs nothing
 
     mistakes: list[UserError] = []  # kept from Hydra, which would print a line of its own for each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -31,9 +32,15 @@ class GridSweeper(BasicSweeper):
         """Run every job, and then raise the first mistake.
 
         Raises:
-            UserError: of a job, with the number of those that failed.
+            UserError: of a job, with the number of those that failed; or a launcher lost the process of one.
         """
-        returns = super().sweep(arguments)
+        try:
+            returns = super().sweep(arguments)
+        except BrokenProcessPool:
+            raise UserError(
+                "the process of a run died, perhaps for want of memory: finished runs are kept, call again to continue "
+                "with fewer at once (hydra.launcher.n_jobs)"
+            ) from None
         jobs = [job for batch in returns for job in batch]
         failed = [job for job in jobs if isinstance(job.return_value, UserError)]
         if failed:

@@ -172,3 +172,4 @@ def test_a_stopped_run_says_so_and_can_be_repeated(tmp_path: Path, number: int, 
 def test_multirun_trains_each(tmp_path: Path) -> None:
     factorlm("train", *FAST, "-m", "seed=1,2", cwd=tmp_path)
     assert len(json.loads(factorlm("runs", "--json", cwd=tmp_path).stdout)) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "runs"}

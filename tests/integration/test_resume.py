@@ -92,6 +92,19 @@ def test_interrupted_is_uninterrupted(
     assert not (parts / "checkpoint" / STATE).exists()
 
 
+def test_an_epoch_that_is_validated_in_parts_is_repeated(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ["batch_size=64", "trainer.val_check_interval=0.5", "save_every=0"]
+    whole = train(small(*overrides, f"run.dir={tmp_path}/whole"), progress=False)
+    parts = tmp_path / "parts"
+    for batch in (3, 12):
+        with interrupted_at(batch, monkeypatch), pytest.raises(TerminatedError):
+            train(small(*overrides, f"run.dir={parts}"), progress=False)
+    train(small(*overrides, f"run.dir={parts}"), progress=False)
+    assert content(parts) == content(whole)
+
+
 def test_a_kill_in_the_evaluation_repeats_no_training(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

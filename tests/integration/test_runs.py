@@ -105,6 +105,7 @@ def test_order_and_columns(store: Path, factorlm: Factorlm) -> None:
     ("arguments", "message"),
     [
         (["ndgc>0.1"], "ndgc: no run under runs has it; did you mean 'ndcg'?"),
+        (["ndcg>abc"], "ndcg>abc: 'abc' is no number, as ndcg is"),
         (["model.num_factor=8"], "did you mean 'model.num_factors'?"),
         (["head=deepfn"], "head=deepfn: no such option; did you mean 'deepfm'?"),
         (["--sort", "nonsense"], "nonsense: no run under runs has it"),

@@ -21,7 +21,7 @@ from factorlm.runs.store import claim
 
 FAST = [
     "dataset=synthetic", "trainer.max_epochs=2", "batch_size=256", "model.num_factors=8", "tracking=none",
-    "-m", "hydra/sweeper=optuna",
+    "hydra/sweeper=optuna",
 ]  # fmt: skip
 
 

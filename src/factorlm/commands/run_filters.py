@@ -34,10 +34,15 @@ class Filter:
     operator: str
     wanted: str
 
+    @property
+    def orders(self) -> bool:
+        """Whether values are compared by their order."""
+        return self.operator not in ("=", "!=")
+
     def passes(self, run: Mapping[str, Any]) -> bool:
         """Whether the run's value is as wanted. What cannot be ordered, as a run without the value, is not passed."""
         value = value_of(run, self.key)
-        if self.operator in ("=", "!="):
+        if not self.orders:
             return self._equal(value) == (self.operator == "=")
         wanted = _plain(self.wanted)
         if all(isinstance(one, (int, float)) for one in (value, wanted)):
@@ -89,7 +94,7 @@ def select(root: Path, words: Sequence[str], sort: str = "started", parts: Seque
     filters = [found for found in map(parse, words) if found]
     for one in filters:
         known = options(one.key)
-        if known and one.operator in ("=", "!=") and one.wanted not in known:
+        if known and not one.orders and one.wanted not in known:
             raise UserError(f"{one.key}={one.wanted}: no such option{_nearest(one.wanted, known)}")
     sort_key = sort.removeprefix("-")
     keys = list(dict.fromkeys(key for key in (*(one.key for one in filters), sort_key) if key not in OF_A_RUN))
@@ -100,6 +105,11 @@ def select(root: Path, words: Sequence[str], sort: str = "started", parts: Seque
     for key in keys if runs else []:
         if not any(key in run["values"] for run in runs):
             raise UserError(f"{key}: no run under {root} has it{_nearest(key, _known_keys(root))}")
+    for one in filters:
+        if one.orders and not isinstance(_plain(one.wanted), (int, float)):
+            numbers = [run for run in runs if isinstance(value_of(run, one.key), (int, float))]
+            if numbers:
+                raise UserError(f"{one.key}{one.operator}{one.wanted}: {one.wanted!r} is no number, as {one.key} is")
     names = [word for word in words if parse(word) is None]
     if names:
         runs = [find_run(runs, name, root) for name in names]
