@@ -95,7 +95,7 @@ def test_interrupted_is_uninterrupted(
 def test_an_epoch_that_is_validated_in_parts_is_repeated(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = ["batch_size=64", "trainer.val_check_interval=0.5", "save_every=0"]
+    overrides = ["batch_size=64", "+trainer.val_check_interval=0.5", "save_every=0"]
     whole = train(small(*overrides, f"run.dir={tmp_path}/whole"), progress=False)
     parts = tmp_path / "parts"
     for batch in (3, 12):
