@@ -33,7 +33,7 @@ arms:
   ids: [fields=ids]
   text: [backbone=tiny]
   lora:
-    init_from: text
+    runs: {init_from: text}
     overrides: [backbone=tiny, adapter=lora, adapter.num_layers=1, trainer.max_epochs=1, trainer.limit_train_batches=2]
 """
 
@@ -129,7 +129,7 @@ def test_a_failing_arm_does_not_stop_the_others(study: Path) -> None:
     ("change", "message"),
     [
         (("baseline: ids", "baseline: idz"), "baseline 'idz' is not an arm"),
-        (("init_from: text", "init_from: lora"), "which is no arm before it"),
+        (("init_from: text", "init_from: lora"), "needs the run of 'lora', which is no arm before it"),
         (("seeds: [1, 2]", "seed: 1"), "missing keys ['seeds'], unknown keys ['seed']"),
         (("ids: [fields=ids]", "ids: {overrides: {warm: []}}"), "overrides for warm; give a list for each protocol"),
         (("ids: [fields=ids]", "ids: [fields=idz]"), "fields=idz: no such option; did you mean 'ids'?"),

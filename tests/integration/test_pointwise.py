@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from omegaconf import DictConfig
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score, roc_auc_score
 
 from factorlm.cli import main
-from factorlm.commands.evaluate import evaluate, evaluate_apart
+from factorlm.commands.evaluate import evaluate, evaluate_apart, open_run
 from factorlm.commands.train import train
 from factorlm.errors import UserError
+from factorlm.evaluation.pointwise import row_task
 from factorlm.runs.record import read_record
 
 Compose = Callable[..., DictConfig]
@@ -211,6 +214,42 @@ def test_rows_kept_apart_are_refused_where_they_do_not_fit(
         evaluate_apart(folder, str(small().cache), str(tmp_path / "train.csv"))
 
 
+def test_a_stack_weighs_what_it_was_fitted_on_validation(
+    small: Compose, tmp_path: Path, apart: tuple[list[str], Path]
+) -> None:
+    overrides, hidden = apart
+    runs = [
+        train(small(*overrides, *arm, f"run.dir={tmp_path}/{name}"), progress=False)
+        for name, arm in {"bias": ["baseline=bias"], "fm": ["optimizer.lr=0.03", "trainer.max_epochs=3"]}.items()
+    ]
+    stack = small(*overrides, "baseline=stack", f"baseline.runs=[{runs[0]},{runs[1]}]", f"run.dir={tmp_path}/stack")
+    folder = train(stack, progress=False)
+    cache = str(small().cache)
+    models = [open_run(run, cache) for run in (*runs, folder)]
+    task = row_task(models[0].prepared, "valid")
+    with torch.no_grad():
+        scores = [run.model.catalogue(task.contexts, task.items).pairs(task.places, task.item_places) for run in models]
+    oracle = LogisticRegression(C=1e9, tol=1e-10).fit(torch.stack(scores[:2], 1), task.labels)
+    expected = oracle.decision_function(torch.stack(scores[:2], 1))
+    np.testing.assert_allclose(scores[2], expected, rtol=1e-4, atol=1e-4)
+    weights = models[2].model.weights.numpy()
+    np.testing.assert_allclose(weights, oracle.coef_[0], rtol=1e-3)
+    for run in (*runs, folder):
+        evaluate_apart(run, cache, str(hidden))
+    rows = [
+        pl.read_parquet(next((run / "apart").glob("*/rows.parquet")))["score"].to_numpy() for run in (*runs, folder)
+    ]
+    np.testing.assert_allclose(rows[2], weights @ rows[:2] + float(models[2].model.offset), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="a stack takes two finished runs or more"):
+        train(small(*overrides, "baseline=stack", f"run.dir={tmp_path}/none"), progress=False)
+    ranking = train(small(f"run.dir={tmp_path}/ranking", "trainer.max_epochs=1"), progress=False)
+    with pytest.raises(UserError, match="was trained on other rows"):
+        train(
+            small(*overrides, "baseline=stack", f"baseline.runs=[{runs[0]},{ranking}]", f"run.dir={tmp_path}/other"),
+            progress=False,
+        )
+
+
 @pytest.mark.slow
 def test_a_study_is_scored_on_rows_kept_apart(
     tmp_path: Path, apart: tuple[list[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -218,7 +257,8 @@ def test_a_study_is_scored_on_rows_kept_apart(
     overrides, hidden = apart
     study = {"question": "?", "metric": "auc", "smallest_effect": 0.01, "baseline": "bias", "seeds": [1, 2],
              "protocols": {"fixed": overrides}, "shared": ["trainer.max_epochs=1"],
-             "arms": {"bias": ["baseline=bias"], "bayes": ["baseline=bayesian_fm"]}}  # fmt: skip
+             "arms": {"bias": ["baseline=bias"], "bayes": ["baseline=bayesian_fm"], "stack": {
+                 "runs": {"baseline.runs": ["bias", "bayes"]}, "overrides": ["baseline=stack"]}}}  # fmt: skip
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/study.yaml").write_text(json.dumps(study))
     monkeypatch.chdir(tmp_path)
@@ -232,4 +272,4 @@ def test_a_study_is_scored_on_rows_kept_apart(
     ]
     assert len(runs) == 2
     assert answer["arms"]["bayes"]["auc"] == pytest.approx(sum(runs) / 2)
-    assert set(answer["arms"]) == {"bias", "bayes"}
+    assert set(answer["arms"]) == {"bias", "bayes", "stack"}

@@ -21,7 +21,7 @@ from factorlm.comparison.study import chosen, load_study
 from factorlm.config.build import cache_dir, make_data
 from factorlm.config.check import check_config
 from factorlm.config.evaluator import make_evaluator
-from factorlm.config.model import make_model
+from factorlm.config.model import make_model, trained_model
 from factorlm.config.schema import ModelConfig, TrainConfig
 from factorlm.data.prepared import Prepared, load_prepared, prepare
 from factorlm.data.reading import checksum, existing
@@ -126,10 +126,7 @@ def evaluate_apart(folder: Path, cache: str, test: str) -> dict[str, Any]:
     prepared = load_prepared(prepare(*make_data(config), cache_dir(config))[0])
     if _training(prepared) != _training(known):
         raise UserError(f"fixed.test={test} changes the training rows of {folder}: it must list none of them")
-    model = make_model(config, prepared)  # a baseline has fitted the same training rows again
-    if not isinstance(model, Baseline):
-        load_checkpoint(model, folder / "checkpoint")
-    evaluation = make_evaluator(config, prepared).evaluate(model.eval(), "test")
+    evaluation = make_evaluator(config, prepared).evaluate(trained_model(config, prepared, folder), "test")
     target = folder / "apart" / checksum(test)[:16]
     target.mkdir(parents=True, exist_ok=True)
     write_evaluation(evaluation, target)

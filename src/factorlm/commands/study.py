@@ -41,9 +41,13 @@ def train_study(
         composed = {arm: _compose(config, study, protocol, arm, overrides) for arm in _with_starts(study, arms)}
         for seed in seeds:
             for arm, content in composed.items():
-                after = study.arms[arm].init_from
-                start = run_name(protocol, after, seed) if after else None
-                jobs.append(Job(run_name(protocol, arm, seed), content | {"seed": seed}, start))
+                after = {
+                    key: run_name(protocol, of, seed)
+                    if isinstance(of, str)
+                    else [run_name(protocol, a, seed) for a in of]
+                    for key, of in study.arms[arm].runs.items()
+                }
+                jobs.append(Job(run_name(protocol, arm, seed), content | {"seed": seed}, after))
     fetch([OmegaConf.create(job.config) for job in jobs])
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -77,14 +81,13 @@ def _compose(config: DictConfig, study: Study, protocol: str, arm: str, override
 
 
 def _with_starts(study: Study, arms: list[str]) -> list[str]:
-    """The arms and those they start from; chains come first, so that no long one is left alone at the end."""
+    """The arms and those they need; chains come first, so that no long one is left alone at the end."""
     needed = set(arms)
     for name in reversed(list(study.arms)):
-        start = study.arms[name].init_from
-        if name in needed and start:
-            needed.add(start)
-    starts = {study.arms[name].init_from for name in needed}
-    in_chain = {name for name in needed if name in starts or study.arms[name].init_from}
+        if name in needed:
+            needed.update(study.arms[name].after)
+    starts = {start for name in needed for start in study.arms[name].after}
+    in_chain = {name for name in needed if name in starts or study.arms[name].after}
     return sorted((name for name in study.arms if name in needed), key=lambda name: name not in in_chain)
 
 

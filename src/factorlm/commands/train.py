@@ -21,7 +21,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
@@ -44,7 +44,7 @@ from factorlm.models.prompted import Prompted
 from factorlm.models.recommender import Recommender
 from factorlm.parallel import divided
 from factorlm.reporting.metrics import metric_lines
-from factorlm.runs.identity import code_version, digest, protocol
+from factorlm.runs.identity import NAMING_RUNS, code_version, digest, protocol
 from factorlm.runs.record import Record, peak_memory_mb, read_record, versions
 from factorlm.runs.store import HISTORY, STATE, claim, clear
 from factorlm.tracking.base import Mirror
@@ -68,9 +68,10 @@ def run_key(config: DictConfig) -> str:
     relevant = {str(key): value for key, value in content.items() if key not in IRRELEVANT}
     source, _ = make_data(config)
     backbone = make(config.backbone).identity() if config.backbone is not None else None
-    for key, folder in _starts(config).items():  # whatever their paths
+    for key, folders in _starts(config).items():  # whatever their paths
         name, _, inner = key.partition(".")
-        start = (read_record(folder) or {}).get("key")
+        keys = [(read_record(folder) or {}).get("key") for folder in folders]
+        start = keys if isinstance(OmegaConf.select(config, key), ListConfig) else keys[0]
         relevant[name] = relevant[name] | {inner: start} if inner else start
     return digest([relevant, source.identity(), backbone, code_version(list(config.plugins))])
 
@@ -105,9 +106,10 @@ def train(config: DictConfig, *, progress: bool = True, wait: bool = False) -> P
     check_config(config)
     torch.set_num_threads(config.threads)
     key, folder = run_key(config), run_folder(config)
-    for start_key, start in _starts(config).items():
-        if (read_record(start) or {}).get("status") != "done":
-            raise UserError(f"{start_key}={start} is not the folder of a finished run: train that run first")
+    for start_key, starts in _starts(config).items():
+        for start in starts:
+            if (read_record(start) or {}).get("status") != "done":
+                raise UserError(f"{start_key}={start} is not the folder of a finished run: train that run first")
     if config.init_from:
         _check_adapter(config)
     with claim(folder, wait):
@@ -150,10 +152,14 @@ def _goes_on(folder: Path, found: dict[str, Any], key: str) -> bool:
     return same and (folder / "checkpoint" / STATE).exists()
 
 
-def _starts(config: DictConfig) -> dict[str, Path]:
+def _starts(config: DictConfig) -> dict[str, list[Path]]:
     """Folders of the finished runs that this one needs, by key."""
-    named = {key: OmegaConf.select(config, key) for key in ("init_from", "soft_tokens.run")}
-    return {key: Path(folder) for key, folder in named.items() if folder}
+    named = {key: OmegaConf.select(config, key) for key in NAMING_RUNS}
+    return {
+        key: [Path(folder) for folder in (found if isinstance(found, ListConfig) else [found])]
+        for key, found in named.items()
+        if found
+    }
 
 
 def _processes(config: DictConfig) -> int:
@@ -248,10 +254,11 @@ def _run(
     prepared = load_prepared(prepared_folder)
     evaluator = make_evaluator(config, prepared)
     parts = run_protocol(config, prepared, evaluator)
-    for start_key, start in _starts(config).items():
-        started_from = (read_record(start) or {})["protocol"]
-        if (started_from["data"], started_from["split"]) != (parts["data"], parts["split"]):
-            raise UserError(f"{start_key}={start} was trained on other rows: its split must be the same")
+    for start_key, starts in _starts(config).items():
+        for start in starts:
+            started_from = (read_record(start) or {})["protocol"]
+            if (started_from["data"], started_from["split"]) != (parts["data"], parts["split"]):
+                raise UserError(f"{start_key}={start} was trained on other rows: its split must be the same")
     note(protocol=parts, fingerprint=digest(parts), split=meta["split"], tables=prepared.tables_fingerprint)
     clock("prepare")
     lightning.seed_everything(config.seed, workers=True, verbose=False)

@@ -15,7 +15,13 @@ import yaml
 from factorlm.comparison.columns import lower_is_better
 from factorlm.comparison.compare import compare_tables, over_seeds, pair_users
 from factorlm.errors import UserError
-from factorlm.runs.identity import digest, protocol_differences, require_own_fingerprint, require_same_protocol
+from factorlm.runs.identity import (
+    NAMING_RUNS,
+    digest,
+    protocol_differences,
+    require_own_fingerprint,
+    require_same_protocol,
+)
 from factorlm.runs.record import read_record
 
 # what of a config does not tell arms apart
@@ -59,6 +65,9 @@ def _config(folder: Path) -> dict[str, Any]:
     """What of a run's config makes its arm."""
     path = folder / "config.yaml"
     content = yaml.safe_load(path.read_text()) if path.exists() else {}
+    for group, _, key in (name.partition(".") for name in NAMING_RUNS):
+        if isinstance(content.get(group), dict):
+            content[group].pop(key, None)
     return {key: value for key, value in content.items() if key not in NOT_OF_AN_ARM}
 
 

@@ -15,10 +15,20 @@ from factorlm.errors import UserError
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: its overrides by protocol, and the arm whose run of the same protocol and seed it starts from."""
+    """One arm: its overrides by protocol, and the arms whose runs of the same protocol and seed its config names.
+
+    Attributes:
+        overrides: by protocol.
+        runs: arms by key of the config, such as ``init_from`` or ``baseline.runs``: one arm, or several.
+    """
 
     overrides: dict[str, list[str]]
-    init_from: str | None = None
+    runs: dict[str, str | list[str]]
+
+    @property
+    def after(self) -> list[str]:
+        """All arms whose runs it needs."""
+        return [arm for arms in self.runs.values() for arm in ([arms] if isinstance(arms, str) else arms)]
 
 
 @dataclass(frozen=True)
@@ -79,17 +89,21 @@ def load_study(studies: Path, name: str) -> Study:
     if study.baseline not in arms:
         raise UserError(f"{path}: baseline {study.baseline!r} is not an arm; there are {', '.join(arms)}")
     for name, arm in arms.items():
-        if arm.init_from is not None and arm.init_from not in list(arms)[: list(arms).index(name)]:
-            raise UserError(f"{path}: arm {name} starts from {arm.init_from!r}, which is no arm before it")
+        for other in arm.after:
+            if other not in list(arms)[: list(arms).index(name)]:
+                raise UserError(f"{path}: arm {name} needs the run of {other!r}, which is no arm before it")
     return study
 
 
 def _arm(path: Path, name: str, content: Any, protocols: Iterable[str]) -> Arm:
-    """An arm of the file: a list of overrides, or overrides, the same or one list for each protocol, and its start."""
+    """An arm of the file: a list of overrides, or overrides, the same or one list for each protocol, and runs."""
     if isinstance(content, list):
         content = {"overrides": content}
-    if not isinstance(content, dict) or not set(content) <= {"overrides", "init_from"}:
-        raise UserError(f"{path}: arm {name} must be a list of overrides, or have the keys overrides and init_from")
+    if not isinstance(content, dict) or not set(content) <= {"overrides", "runs"}:
+        raise UserError(f"{path}: arm {name} must be a list of overrides, or have the keys overrides and runs")
+    runs = content.get("runs", {})
+    if not isinstance(runs, dict):
+        raise UserError(f"{path}: arm {name} has runs {runs!r}; it must be like {{init_from: ARM}}")
     overrides = content.get("overrides", [])
     if not isinstance(overrides, dict):
         overrides = dict.fromkeys(protocols, overrides)
@@ -98,7 +112,7 @@ def _arm(path: Path, name: str, content: Any, protocols: Iterable[str]) -> Arm:
             f"{path}: arm {name} has overrides for {', '.join(overrides)}; "
             f"give a list for each protocol: {', '.join(protocols)}"
         )
-    return Arm(overrides, content.get("init_from"))
+    return Arm(overrides, runs)
 
 
 def chosen(names: list[str], wanted: list[str] | None, key: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -17,7 +18,7 @@ from factorlm.backbones.prompt_states import PromptStates
 from factorlm.backbones.prompting import CausalSource, PromptScorer
 from factorlm.backbones.soft_prompting import SoftPromptScorer
 from factorlm.backbones.store import EncoderSource, embeddings, hidden_states
-from factorlm.baselines.base import Baseline, PromptedRows, TrainingData
+from factorlm.baselines.base import Baseline, PromptedRows, StackedModels, TrainingData
 from factorlm.config.build import cache_dir, make
 from factorlm.data.fields import (
     CodedField,
@@ -35,6 +36,7 @@ from factorlm.data.tables import frame
 from factorlm.encoders.base import HistoryEncoder
 from factorlm.errors import UserError
 from factorlm.evaluation.histories import train_contexts
+from factorlm.evaluation.pointwise import row_task
 from factorlm.heads.base import DeepHead, Head, Shape
 from factorlm.models.fields import AdaptedVectors, FrozenVectors, NumericTerms, TextTerms
 from factorlm.models.prompted import Prompted, PromptTerms
@@ -69,6 +71,18 @@ def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Prompted
             if module is not None:
                 module.compile()
     return model
+
+
+def trained_model(config: DictConfig, prepared: Prepared, folder: Path) -> Recommender | Prompted | Baseline:
+    """The model of a finished run on data with its training rows; a baseline has fitted these rows again.
+
+    Raises:
+        UserError: the checkpoint is missing, or of another model.
+    """
+    model = make_model(config, prepared)
+    if not isinstance(model, Baseline) or model.reads_runs:  # a stack was fitted on the rows of validation
+        load_checkpoint(model, folder / "checkpoint")
+    return model.eval()
 
 
 def used_rows(config: DictConfig, prepared: Prepared) -> npt.NDArray[np.int64]:
@@ -211,18 +225,36 @@ class _Builder:
     def _vectors(self, soft: SoftTokens, embeddings: Tensor) -> CollaborativeTokens:
         """The vectors of another run as tokens."""
         folder, config = Path(str(soft.run)), self.config
-        trained = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), {"cache": config.cache})
-        assert isinstance(trained, DictConfig)
-        source = make_model(trained, self.prepared)
+        source = trained_model(self._config_of(folder), self.prepared, folder)
         if not isinstance(source, Recommender):
             kind = type(source).__name__
             raise UserError(
                 f"soft_tokens.run={folder} is a {kind} and has no vectors: name a run of head=dot or head=fm"
             )
-        load_checkpoint(source, folder / "checkpoint")
         rows = torch.from_numpy(few_shots(self.prepared.split.labels["train"], config.shots, config.seed))
         items = torch.from_numpy(self.prepared.split.items["train"])[rows]
         return CollaborativeTokens(source, train_contexts(self.prepared)[rows], items, embeddings, soft.hidden)
+
+    def _config_of(self, folder: Path) -> DictConfig:
+        """The config of a finished run, with this one's cache."""
+        if not (folder / "config.yaml").exists():
+            raise UserError(f"{folder} holds no run: this model reads it; name it where it lies now")
+        config = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), {"cache": self.config.cache})
+        assert isinstance(config, DictConfig)
+        return config
+
+    def _stacked(self, runs: Sequence[str]) -> StackedModels:
+        """The models of finished runs, and their scores of the rows of validation."""
+        models = []
+        for folder in map(Path, runs):
+            config = self._config_of(folder)
+            if config.task != "pointwise":
+                raise UserError(f"baseline.runs: {folder} has task={config.task}; a stack takes runs of task=pointwise")
+            models.append(trained_model(config, self.prepared, folder))
+        task = row_task(self.prepared, "valid", self.config.history)
+        with torch.no_grad():
+            scores = [m.catalogue(task.contexts, task.items).pairs(task.places, task.item_places) for m in models]
+        return StackedModels(models, torch.stack([score.float() for score in scores], 1), task.labels)
 
     def _asked_rows(self) -> PromptedRows:
         rows = torch.from_numpy(few_shots(self.prepared.split.labels["train"], self.config.shots, self.config.seed))
@@ -265,6 +297,7 @@ class _Builder:
                 users, items, labels, timestamps, len(tables.users), len(tables.items), self.config.seed, vectors,
                 plain, encode_fields(plain, self.prepared.frames, self.prepared.in_train),
                 None if self.config.prompt is None else self._asked_rows(),
+                self._stacked(self.config.baseline.runs) if baseline.reads_runs else None,
             )
         )  # fmt: skip
         return baseline

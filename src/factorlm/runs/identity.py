@@ -36,6 +36,8 @@ DETERMINING = (
     "commands/train.py",
 )
 
+NAMING_RUNS = ("init_from", "soft_tokens.run", "baseline.runs")  # keys of a config that hold folders of other runs
+
 
 def digest(content: Any) -> str:
     """Short hash of plain JSON data."""
