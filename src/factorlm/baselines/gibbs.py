@@ -17,6 +17,7 @@ Vector = npt.NDArray[np.float64]
 Index = npt.NDArray[np.uint32]
 
 SHAPE, RATE, WEIGHT = 1.0, 0.1, 1.0  # of the hyperprior, see `draw_hyperparameters`
+ROW_RATE = 0.01  # of columns of the rows: few rows may have them, and with RATE what they fit is noise
 FIRST_PRECISION = 100.0  # of the prior that the first values are drawn with
 LOWEST = -37.0  # ndtr is 0 in double precision below
 
@@ -33,16 +34,16 @@ def draw_latent(positive: npt.NDArray[np.bool_], score: Vector, rng: np.random.G
 
 
 def draw_hyperparameters(
-    values: Vector, groups: npt.NDArray[np.int64], rng: np.random.Generator
+    values: Vector, groups: npt.NDArray[np.int64], rng: np.random.Generator, rate: float = RATE
 ) -> tuple[Vector, Vector]:
     """Mean and precision of the prior of each column: [P] each.
 
-    Values of a group are N(mu, 1 / lambda), with lambda ~ Gamma(SHAPE / 2, RATE / 2) and mu ~ N(0, 1 / (WEIGHT
+    Values of a group are N(mu, 1 / lambda), with lambda ~ Gamma(SHAPE / 2, rate / 2) and mu ~ N(0, 1 / (WEIGHT
     lambda)). Lambda is drawn with mu integrated out, then mu.
     """
     count, total, square = (np.bincount(groups, weights) for weights in (None, values, values**2))
     size = count + WEIGHT
-    precision = rng.gamma((SHAPE + count) / 2) * 2 / (RATE + square - total**2 / size)
+    precision = rng.gamma((SHAPE + count) / 2) * 2 / (rate + square - total**2 / size)
     mean = total / size + rng.standard_normal(len(size)) / np.sqrt(precision * size)
     return mean[groups], precision[groups]
 
@@ -190,7 +191,7 @@ class Columns:
             product = column @ residual + self._squares[j] * old
             self.weights[j] = (precision[j] * mean[j] + product) / total + noise[j] / math.sqrt(total)
             residual -= (self.weights[j] - old) * column
-        self._prior = draw_hyperparameters(self.weights, self._groups, rng)
+        self._prior = draw_hyperparameters(self.weights, self._groups, rng, ROW_RATE)
 
 
 class GibbsSampler:
