@@ -3,7 +3,8 @@
     .venv/bin/python scripts/kills.py --kills 100 --out experiments/interruptions/kills.json
 
 Four commands on synthetic data take turns: a run with W&B offline, a LoRA run, a study of two processes and a sweep.
-Each is killed with all its processes and called again until it ends; then the next seed begins. After every kill
+Each is killed with all its processes and called again until it ends; then the next seed begins. Half of the kills come
+at any moment, half soon after a training has written its state. After every kill
 ``factorlm runs`` must list the store, and every run that says it is done must be whole. At the end each finished run is
 trained again in an empty store, undisturbed, and compared.
 """
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -34,7 +36,7 @@ baseline: ids
 seeds: [{seed}]
 protocols: {{user_time: [split=user_time], random: [split=random]}}
 shared: [dataset=synthetic, trainer.max_epochs=10, save_every=0.2]
-arms: {{ids: [], side: [fields=side]}}
+arms: {{ids: [], mean: [fields=item, encoder=mean]}}
 """
 TRAIN = ["train", "dataset=synthetic", "save_every=0.2"]
 
@@ -60,9 +62,15 @@ def start(arguments: list[str], root: Path) -> subprocess.Popen:
         return subprocess.Popen(command, cwd=root, stdout=log, stderr=log, start_new_session=True)
 
 
-def killed(arguments: list[str], root: Path, seconds: float) -> bool:
-    """Start a command and kill it and its processes after some seconds; False if it ended by itself."""
+def killed(arguments: list[str], root: Path, seconds: float, in_training: bool) -> bool:
+    """Start a command and kill it and its processes after some seconds; False if it ended by itself.
+
+    With ``in_training`` the seconds count from a state that it writes.
+    """
+    began = time.time()
     process = start(arguments, root)
+    while in_training and process.poll() is None and not wrote_state(root, began):
+        time.sleep(0.05)
     try:
         code = process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -71,6 +79,15 @@ def killed(arguments: list[str], root: Path, seconds: float) -> bool:
         return True
     if code:
         raise SystemExit(f"{' '.join(arguments)} ended with {code}; see {root / 'log.txt'}")
+    return False
+
+
+def wrote_state(root: Path, since: float) -> bool:
+    """Whether a training has written its state since a moment."""
+    for path in root.glob("runs/**/checkpoint/state.pt"):
+        with suppress(FileNotFoundError):  # it has just ended
+            if path.stat().st_mtime > since:
+                return True
     return False
 
 
@@ -113,7 +130,9 @@ def main() -> None:
         while counts.total() < arguments.kills:
             name = ("run", "lora", "study", "sweep")[counts.total() % 4]
             seeds[name] = seeds[name] or 1
-            if not killed(commands(root, seeds[name])[name], root, chance.uniform(0, arguments.seconds)):
+            in_training = counts.total() % 8 < 4
+            seconds = chance.uniform(0, 1 if in_training else arguments.seconds)
+            if not killed(commands(root, seeds[name])[name], root, seconds, in_training):
                 seeds[name] += 1
                 continue
             counts[name] += 1
