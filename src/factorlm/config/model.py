@@ -252,9 +252,13 @@ class _Builder:
                 raise UserError(f"baseline.runs: {folder} has task={config.task}; a stack takes runs of task=pointwise")
             models.append(trained_model(config, self.prepared, folder))
         task = row_task(self.prepared, "valid", self.config.history)
+        scores = torch.empty(len(task), len(models))
         with torch.no_grad():
-            scores = [m.catalogue(task.contexts, task.items).pairs(task.places, task.item_places) for m in models]
-        return StackedModels(models, torch.stack([score.float() for score in scores], 1), task.labels)
+            for column, model in enumerate(models):
+                catalogue = model.catalogue(task.contexts, task.items)
+                for batch in task.batches(self.config.eval_batch_size):
+                    scores[batch.rows, column] = catalogue.pairs(batch.places, batch.items).float()
+        return StackedModels(models, scores, task.labels)
 
     def _asked_rows(self) -> PromptedRows:
         rows = torch.from_numpy(few_shots(self.prepared.split.labels["train"], self.config.shots, self.config.seed))
