@@ -191,7 +191,14 @@ def test_finished_runs(
     assert (answer["seeds"], answer["users"]) == ([1, 2, 3], 200)
     report = Path(answer["report"])
     assert "text is not distinguishable from ids" in report.read_text()
-    assert json.loads((report.parent / "comparison.json").read_text())["arms"] == answer["arms"]
+    (kept,) = json.loads((report.parent / "comparison.json").read_text())["protocols"].values()
+    assert kept["arms"] == answer["arms"]
+    page = (report.parent / "report.html").read_text()
+    assert "Users who gain and lose" in page
+    assert "needs the run folders" not in page
+    assert call("report", report.parent.name, "--json") == 0
+    assert (report.parent / "report.html").read_text() == page
+    capfd.readouterr()
     write_record(Path(runs["text"][0]), {"arm": "text", "seed": 1, "key": "text1"}, candidates="all items: all")
     assert call("compare", f"runs=[{folders}]", "resamples=200") == 2
     (line,) = capfd.readouterr().err.splitlines()
@@ -199,7 +206,7 @@ def test_finished_runs(
     assert call("compare", f"runs=[{folders}]", "resamples=200", "--force") == 0
     shown = capfd.readouterr().out
     assert shown.count("NOT COMPARABLE: ") == 4
-    assert "report runs/comparisons/" in shown
+    assert "report runs/comparison-" in shown
 
 
 def test_power(runs: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:

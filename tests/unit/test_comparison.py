@@ -17,7 +17,7 @@ from factorlm.comparison.statistics import holm
 from factorlm.errors import UserError
 from factorlm.metrics.rows import row_metrics
 from factorlm.reporting.figure import draw_bins
-from factorlm.reporting.report import runs_report
+from factorlm.reporting.report import study_report
 from factorlm.reporting.tables import all_effects, cost, effects, quality, rich_table, slices
 from factorlm.reporting.terminal import show
 from factorlm.reporting.verdict import verdict, warnings
@@ -262,6 +262,10 @@ def test_edited_tables_are_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def report_of(found: dict) -> str:
+    return study_report({"study": "runs", "question": "", "protocols": {f"against {found['baseline']}": found}})
+
+
 def test_a_metric_without_a_value_is_no_obstacle(tmp_path: Path) -> None:
     folders = {arm: [run(tmp_path, arm, 1, table(place))] for place, arm in enumerate(("ids", "text"))}
     record = json.loads((folders["text"][0] / "record.json").read_text())
@@ -271,7 +275,7 @@ def test_a_metric_without_a_value_is_no_obstacle(tmp_path: Path) -> None:
     assert "test/coverage@10" in found["arms"]["ids"]["metrics"]
     assert "test/coverage@10" not in found["arms"]["text"]["metrics"]
     show(found, "runs")
-    assert "not every record says how often the test part was evaluated" in runs_report(found)
+    assert "not every record says how often the test part was evaluated" in report_of(found)
 
 
 def test_evaluations_of_test_are_those_of_the_records(tmp_path: Path) -> None:
@@ -280,7 +284,7 @@ def test_evaluations_of_test_are_those_of_the_records(tmp_path: Path) -> None:
         for place, (folder,) in enumerate(folders.values()):
             record = json.loads((folder / "record.json").read_text()) | {"test_evaluations": times if place else 1}
             (folder / "record.json").write_text(json.dumps(record))
-        report = runs_report(compare_runs(folders, "ndcg@10", 100))
+        report = report_of(compare_runs(folders, "ndcg@10", 100))
         assert f"the test part was evaluated {words} for each run." in report
 
 
@@ -323,7 +327,7 @@ def test_tables_fit_the_terminal(tmp_path: Path) -> None:
     for content in (quality(found, written=False), effects(found), cost(found), slices(found)):
         console = Console(width=200)
         assert console.measure(rich_table(content)).maximum <= 80, content[0]
-    report = runs_report(found)
+    report = report_of(found)
     assert "| arm | metric | users | diff | 95 % interval | p | q | d | win/loss/tie | sees |" in report
     full, sampled = report.split("All metrics on uni100 candidates")
     assert "ndcg@10/uni100" not in full
@@ -384,7 +388,7 @@ def test_every_differing_part_is_named(tmp_path: Path) -> None:
     assert "\n" not in message
     found = compare_runs({"ids": [one], "text": [two]}, "ndcg@10", 100, force=True)
     assert len(found["not_comparable"]) == 5
-    report = runs_report(found)
+    report = report_of(found)
     bar = "(NOT COMPARABLE: other data, split"
     headings = [line for line in report.splitlines() if line.startswith(("#", "<details>"))]
     assert [bar in line for line in headings] == [True] * (len(headings) - 1) + [False]

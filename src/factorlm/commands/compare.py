@@ -16,8 +16,8 @@ from factorlm.comparison.runs import by_arm, compare_runs
 from factorlm.comparison.study import Study, chosen, load_study
 from factorlm.config.build import make
 from factorlm.errors import UserError
-from factorlm.reporting.report import runs_report, study_results
-from factorlm.reporting.study_files import write_study
+from factorlm.reporting.report import study_results
+from factorlm.reporting.study_files import StudyFiles, write_study
 from factorlm.reporting.tables import cost, effects, quality
 from factorlm.reporting.terminal import show
 from factorlm.runs.identity import digest
@@ -80,7 +80,7 @@ def main(config: DictConfig) -> None:
     Console().print(f"[bold]{study.question}[/bold]")
     for protocol, comparison in comparisons.items():
         show(comparison, f"{study.name}: {protocol}")
-    print(f"\ncomparison {root / 'comparison.json'}\nreport {files.markdown}\nreport {files.html}")
+    _print_files(root, files)
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -97,16 +97,21 @@ def _compare_folders(config: DictConfig, folders: list[Path]) -> None:
     metric = config.metric or selection.removeprefix("max valid/")
     comparison = compare_runs(grouped, metric, config.resamples, force=config.force)
     keys = [_record(folder)["key"] for own in grouped.values() for folder in own]
-    target = Path(config.run.root).expanduser() / "comparisons" / digest([*keys, comparison["metric"]])
+    name = f"comparison-{digest([*keys, comparison['metric']])}"
+    target = Path(config.run.root).expanduser() / name
+    answer = {"study": name, "question": "", "protocols": {f"against {comparison['baseline']}": comparison}}
     target.mkdir(parents=True, exist_ok=True)
-    report = target / "report.md"
-    write_json(target / "comparison.json", comparison)
-    report.write_text(runs_report(comparison))
+    write_json(target / "comparison.json", answer)
+    files = write_study(answer, target)
     if config.json:
-        print(json.dumps({**comparison, "report": str(report)}))
+        print(json.dumps({**comparison, "report": str(files.markdown)}))
         return
     show(comparison, "runs")
-    print(f"\ncomparison {target / 'comparison.json'}\nreport {report}")
+    _print_files(target, files)
+
+
+def _print_files(folder: Path, files: StudyFiles) -> None:
+    print(f"\ncomparison {folder / 'comparison.json'}\nreport {files.markdown}\nreport {files.html}")
 
 
 def _track(config: DictConfig, study: Study, root: Path, comparisons: Mapping[str, Any]) -> None:

@@ -16,6 +16,12 @@ from factorlm.reporting.verdict import verdict, warnings
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+# what the report of a protocol needs
+PROTOCOL = (
+    "metric", "baseline", "margin", "arms", "users", "seeds", "resamples", "fingerprint", "activity", "left_out",
+    "dropped", "not_comparable",
+)  # fmt: skip
+
 
 def main(config: DictConfig) -> None:
     """Write the report of a study and name its files."""
@@ -42,14 +48,16 @@ def _answer(folder: Path, studies: Path, study: str) -> dict[str, Any]:
     """The comparison of a study in the store, or the committed one, or none where there is a sweep."""
     if (folder / "comparison.json").exists():
         answer = _read(folder / "comparison.json", "study", "question", "protocols")
-        if answer["protocols"]:
-            return answer
-        raise UserError(f"{folder / 'comparison.json'} has no protocols; factorlm compare writes it again")
+        if not answer["protocols"]:
+            raise UserError(f"{folder / 'comparison.json'} has no protocols; factorlm compare writes it again")
+        for comparison in answer["protocols"].values():
+            _require(comparison, folder / "comparison.json", *PROTOCOL)
+        return answer
     results = (Path(study) if (Path(study) / "study.yaml").exists() else studies / study) / "results"
     if results.exists():
         written = load_study(studies, study)
         protocols = {
-            name: _read(results / f"{name}.json", "metric", "baseline", "arms", "fingerprint")
+            name: _read(results / f"{name}.json", *PROTOCOL)
             for name in written.protocols
             if (results / f"{name}.json").exists()
         }
@@ -74,12 +82,16 @@ def _read(path: Path, *keys: str) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); factorlm compare writes it again") from error
+    _require(content, path, *keys)
+    return dict(content)
+
+
+def _require(content: Any, path: Path, *keys: str) -> None:
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise UserError(
             f"{path} has no {', '.join(missing)}: it is no comparison of a study; factorlm compare writes one"
         )
-    return dict(content)
 
 
 def _publish(config: DictConfig, answer: dict[str, Any]) -> list[str]:

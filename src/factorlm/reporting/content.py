@@ -24,7 +24,8 @@ def study_page(answer: Mapping[str, Any], folder: Path) -> Page:
 
     Args:
         answer: of ``comparison.json``, with no protocols where there is only a sweep.
-        folder: of the study in the store, with a folder of runs for each protocol and perhaps ``sweep.json``.
+        folder: of the study in the store, with a folder of runs for each protocol and perhaps ``sweep.json``. Runs that
+            are not there are looked for where ``answer`` says.
     """
     comparisons = answer["protocols"]
     sections = [_protocol(name, comparison, folder / name) for name, comparison in comparisons.items()]
@@ -45,7 +46,8 @@ def study_page(answer: Mapping[str, Any], folder: Path) -> Page:
 
 def _protocol(name: str, comparison: Mapping[str, Any], folder: Path) -> Section:
     runs = {
-        arm: [folder / Path(run).name for run in content.get("runs", ())] for arm, content in comparison["arms"].items()
+        arm: [_place(Path(run), folder) for run in content.get("runs", ())]
+        for arm, content in comparison["arms"].items()
     }
     found = {run: record for own in runs.values() for run in own if (record := _finished(run)) is not None}
     records = list(found.values()) or comparison.get("runs", [])
@@ -70,6 +72,12 @@ def _protocol(name: str, comparison: Mapping[str, Any], folder: Path) -> Section
     ]
     title = f"{name} ({bar})" if bar else name
     return Section(title, summary(comparison), parts, warnings(comparison), verdict(comparison))
+
+
+def _place(run: Path, folder: Path) -> Path:
+    """Where a run is: in its study's folder, which may have been moved, or where it was compared."""
+    moved = folder / run.name
+    return moved if moved.exists() else run
 
 
 def _finished(run: Path) -> dict[str, Any] | None:
