@@ -176,9 +176,10 @@ def apart(tmp_path: Path) -> tuple[list[str], Path]:
     return overrides, tmp_path / "hidden.csv"
 
 
-PROMPT = (
+PROMPT = pytest.param(
     "backbone=tiny backbone.max_seq_len=4096 prompt=liked shots=16 adapter=lora adapter.num_layers=1 batch_size=8 "
-    "optimizer.lr=0.1"
+    "optimizer.lr=0.1",
+    marks=pytest.mark.slow,
 )
 
 

@@ -73,7 +73,7 @@ def content(folder: Path) -> dict[str, Any]:
     return {**files, **kept, "weights": weights, "lines": (folder / "history.jsonl").read_text()}
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [pytest.param(arm, marks=[pytest.mark.slow] * (arm == "prompt")) for arm in ARMS])
 def test_interrupted_is_uninterrupted(
     arm: str, small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +110,7 @@ def test_a_kill_in_the_evaluation_repeats_no_training(
 ) -> None:
     config = small("save_every=0", f"run.dir={tmp_path}/a")
     with monkeypatch.context() as patch:
-        patch.setattr("factorlm.commands.train.write_evaluation", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr("factorlm.commands.execute.write_evaluation", lambda *_: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(TerminatedError):
             train(config, progress=False)
     with interrupted_at(1, monkeypatch):  # no batch comes

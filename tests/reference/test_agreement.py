@@ -81,6 +81,7 @@ def test_ranx_and_trec_eval(shape: tuple[int, int, int], report: Callable[[int, 
     report(users, "ranx and trec_eval")
 
 
+@pytest.mark.slow
 def test_ndcg_of_scikit_learn_with_ties(report: Callable[[int, str], None]) -> None:
     generator = np.random.default_rng(1)
     users = 3000
@@ -117,6 +118,7 @@ def test_brute_force_over_all_tie_breaks(report: Callable[[int, str], None]) -> 
     report(cases, "brute force over all tie-breaks")
 
 
+@pytest.mark.slow
 def test_pointwise_metrics_of_scikit_learn(report: Callable[[int, str], None]) -> None:
     generator = np.random.default_rng(3)
     cases = 600

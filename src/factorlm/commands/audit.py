@@ -12,7 +12,7 @@ import torch
 
 from factorlm.backbones.prompting import scorer_in
 from factorlm.commands.evaluate import open_run
-from factorlm.commands.train import run_protocol
+from factorlm.commands.execute import run_protocol
 from factorlm.config.evaluator import make_evaluator
 from factorlm.config.model import field_specs
 from factorlm.data.fields import FieldSpec

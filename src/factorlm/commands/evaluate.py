@@ -15,8 +15,8 @@ from rich.progress import track
 from rich.table import Table
 
 from factorlm.baselines.base import Baseline
+from factorlm.commands.execute import write_evaluation
 from factorlm.commands.study import run_name, train_study
-from factorlm.commands.train import write_evaluation
 from factorlm.comparison.study import chosen, load_study
 from factorlm.config.build import cache_dir, make_data
 from factorlm.config.check import check_config

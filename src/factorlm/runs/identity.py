@@ -33,7 +33,7 @@ DETERMINING = (
     "config/build.py",
     "config/evaluator.py",
     "config/model.py",
-    "commands/train.py",
+    "commands/execute.py",
 )
 
 NAMING_RUNS = ("init_from", "soft_tokens.run", "baseline.runs")  # keys of a config that hold folders of other runs
