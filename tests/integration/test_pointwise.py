@@ -216,7 +216,7 @@ def test_rows_kept_apart_are_refused_where_they_do_not_fit(
 
 
 def test_a_stack_weighs_what_it_was_fitted_on_validation(
-    small: Compose, tmp_path: Path, apart: tuple[list[str], Path]
+    small: Compose, tmp_path: Path, apart: tuple[list[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides, hidden = apart
     runs = [
@@ -235,8 +235,10 @@ def test_a_stack_weighs_what_it_was_fitted_on_validation(
     np.testing.assert_allclose(scores[2], expected, rtol=1e-4, atol=1e-4)
     weights = models[2].model.weights.numpy()
     np.testing.assert_allclose(weights, oracle.coef_[0], rtol=1e-3)
-    for run in (*runs, folder):
-        evaluate_apart(run, cache, str(hidden))
+    with monkeypatch.context() as patch:
+        patch.setattr("factorlm.config.model.Stack.fit", lambda *_: pytest.fail("fitted, and scored, again"))
+        for run in (*runs, folder):
+            evaluate_apart(run, cache, str(hidden))
     rows = [
         pl.read_parquet(next((run / "apart").glob("*/rows.parquet")))["score"].to_numpy() for run in (*runs, folder)
     ]

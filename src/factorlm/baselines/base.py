@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from factorlm.backbones.prompting import PromptScorer
 from factorlm.data.fields import EncodedField, FieldSpec
-from factorlm.scoring import Catalogue, Contexts, Scorer
+from factorlm.scoring import Catalogue, Contexts
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,14 @@ class PromptedRows:
 
 
 @dataclass(frozen=True)
-class StackedModels:
-    """Finished models, and what they say of rows that none was trained on.
+class Validated:
+    """What K models say of rows that none was trained on.
 
     Attributes:
-        models: K.
         scores: [m, K] logits.
         labels: [m], true for a positive.
     """
 
-    models: Sequence[Scorer]
     scores: Tensor
     labels: Tensor
 
@@ -57,7 +55,7 @@ class TrainingData:
         item_vectors: [I, H] text vector of each item by the config's backbone; None without one.
         specs, fields: the config's fields, by name, and their values for each user or item.
         prompts: of some rows; None: no language model is asked.
-        stacked: models of other runs; None but for a baseline that reads runs.
+        validated: what the models of a stack say of the rows of validation; None but for a stack.
     """
 
     users: Tensor
@@ -71,7 +69,7 @@ class TrainingData:
     specs: Mapping[str, FieldSpec]
     fields: Mapping[str, EncodedField]
     prompts: PromptedRows | None = None
-    stacked: StackedModels | None = None
+    validated: Validated | None = None
 
 
 class Baseline(nn.Module, ABC):
@@ -85,13 +83,11 @@ class Baseline(nn.Module, ABC):
         logits: whether scores are logits, so that the baseline may serve ``task=pointwise``.
         reads_texts: whether it reads the text vectors of a backbone.
         reads_prompts: whether it reads prompts.
-        reads_runs: whether it reads the runs of ``baseline.runs``.
     """
 
     logits: ClassVar[bool] = False
     reads_texts: ClassVar[bool] = False
     reads_prompts: ClassVar[bool] = False
-    reads_runs: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, data: TrainingData) -> None:

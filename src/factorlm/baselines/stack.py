@@ -27,7 +27,6 @@ class Stack(Baseline):
     """
 
     logits = True
-    reads_runs = True
     weights: Tensor
     offset: Tensor
 
@@ -36,15 +35,14 @@ class Stack(Baseline):
         if len(set(runs)) < 2:
             raise UserError(f"baseline.runs={list(runs)}: a stack takes two finished runs or more")
         self.runs = list(runs)
-        self._models: Sequence[Scorer] = ()  # not of this module: each has a checkpoint of its own
-        self.register_buffer("weights", torch.zeros(len(self.runs)))
-        self.register_buffer("offset", torch.zeros(()))
+        self.models: list[Scorer] = []  # of the runs; not of this module: each has a checkpoint of its own
+        self.register_buffer("weights", torch.zeros(len(self.runs), dtype=torch.float64))
+        self.register_buffer("offset", torch.zeros((), dtype=torch.float64))
 
     def fit(self, data: TrainingData) -> None:
         """Weigh the models by what they say of rows that none has seen."""
-        assert data.stacked is not None
-        self._models = data.stacked.models
-        values, positive = data.stacked.scores.double().numpy(), data.stacked.labels.double().numpy()
+        assert data.validated is not None
+        values, positive = data.validated.scores.double().numpy(), data.validated.labels.double().numpy()
         mean, deviation = values.mean(0), np.maximum(values.std(0), 1e-6)
         inputs = np.column_stack([(values - mean) / deviation, np.ones(len(values))])
 
@@ -59,7 +57,7 @@ class Stack(Baseline):
 
     def catalogue(self, contexts: Contexts, items: Tensor) -> StackCatalogue:
         """Fix contexts [C] and candidates [N] for each model."""
-        return StackCatalogue(self, [model.catalogue(contexts, items) for model in self._models])
+        return StackCatalogue(self, [model.catalogue(contexts, items) for model in self.models])
 
 
 class StackCatalogue:

@@ -18,7 +18,8 @@ from factorlm.backbones.prompt_states import PromptStates
 from factorlm.backbones.prompting import CausalSource, PromptScorer
 from factorlm.backbones.soft_prompting import SoftPromptScorer
 from factorlm.backbones.store import EncoderSource, embeddings, hidden_states
-from factorlm.baselines.base import Baseline, PromptedRows, StackedModels, TrainingData
+from factorlm.baselines.base import Baseline, PromptedRows, TrainingData, Validated
+from factorlm.baselines.stack import Stack
 from factorlm.config.build import cache_dir, make
 from factorlm.data.fields import (
     CodedField,
@@ -44,6 +45,7 @@ from factorlm.models.recommender import Recommender
 from factorlm.models.soft_tokens import CollaborativeTokens, SoftTokens
 from factorlm.models.table import Table
 from factorlm.objectives.full_softmax import FullSoftmax
+from factorlm.scoring import Scorer
 from factorlm.training.checkpoint import load_checkpoint
 
 CALIBRATION = 64  # training rows that scale and offset of a prompt are fitted on
@@ -74,13 +76,17 @@ def make_model(config: DictConfig, prepared: Prepared) -> Recommender | Prompted
 
 
 def trained_model(config: DictConfig, prepared: Prepared, folder: Path) -> Recommender | Prompted | Baseline:
-    """The model of a finished run on data with its training rows; a baseline has fitted these rows again.
+    """The model of a finished run on data with its training rows; a baseline has fitted these rows again, but for a
+    stack, which was fitted on rows of validation.
 
     Raises:
         UserError: the checkpoint is missing, or of another model.
     """
-    model = make_model(config, prepared)
-    if not isinstance(model, Baseline) or model.reads_runs:  # a stack was fitted on the rows of validation
+    baseline: Baseline | None = None if config.baseline is None else make(config.baseline)
+    if isinstance(baseline, Stack):
+        _Builder(config, prepared).join(baseline)
+    model = baseline if isinstance(baseline, Stack) else make_model(config, prepared)
+    if isinstance(model, Stack) or not isinstance(model, Baseline):
         load_checkpoint(model, folder / "checkpoint")
     return model.eval()
 
@@ -243,14 +249,16 @@ class _Builder:
         assert isinstance(config, DictConfig)
         return config
 
-    def _stacked(self, runs: Sequence[str]) -> StackedModels:
-        """The models of finished runs, and their scores of the rows of validation."""
-        models = []
-        for folder in map(Path, runs):
+    def join(self, stack: Stack) -> None:
+        """Give a stack the models of its runs."""
+        for folder in map(Path, stack.runs):
             config = self._config_of(folder)
             if config.task != "pointwise":
                 raise UserError(f"baseline.runs: {folder} has task={config.task}; a stack takes runs of task=pointwise")
-            models.append(trained_model(config, self.prepared, folder))
+            stack.models.append(trained_model(config, self.prepared, folder))
+
+    def _validated(self, models: Sequence[Scorer]) -> Validated:
+        """What models say of the rows of validation."""
         task = row_task(self.prepared, "valid", self.config.history)
         scores = torch.empty(len(task), len(models))
         with torch.no_grad():
@@ -258,7 +266,7 @@ class _Builder:
                 catalogue = model.catalogue(task.contexts, task.items)
                 for batch in task.batches(self.config.eval_batch_size):
                     scores[batch.rows, column] = catalogue.pairs(batch.places, batch.items).float()
-        return StackedModels(models, scores, task.labels)
+        return Validated(scores, task.labels)
 
     def _asked_rows(self) -> PromptedRows:
         rows = torch.from_numpy(few_shots(self.prepared.split.labels["train"], self.config.shots, self.config.seed))
@@ -292,6 +300,8 @@ class _Builder:
             vectors = embeddings(make(self.config.backbone), texts.texts, cache_dir(self.config))[
                 torch.tensor(texts.index)
             ]
+        if isinstance(baseline, Stack):
+            self.join(baseline)
         times = frame(tables.interactions)["timestamp"].to_numpy()[split.rows["train"]]
         rows = split.users["train"], split.items["train"], split.labels["train"], times
         users, items, labels, timestamps = (torch.from_numpy(row) for row in rows)
@@ -301,7 +311,7 @@ class _Builder:
                 users, items, labels, timestamps, len(tables.users), len(tables.items), self.config.seed, vectors,
                 plain, encode_fields(plain, self.prepared.frames, self.prepared.in_train),
                 None if self.config.prompt is None else self._asked_rows(),
-                self._stacked(self.config.baseline.runs) if baseline.reads_runs else None,
+                self._validated(baseline.models) if isinstance(baseline, Stack) else None,
             )
         )  # fmt: skip
         return baseline
