@@ -20,7 +20,7 @@ SIX = ["seed=1,2,3", "optimizer.lr=0.01,0.02"]
 def train(cache: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "factorlm", "train", *RUN, f"cache={cache}", f"run.root={root}", *arguments],
-        cwd=root.parent, capture_output=True, text=True, check=False, timeout=180,
+        cwd=root.parent, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
 
 
