@@ -268,6 +268,11 @@ def test_mistakes(study: Path, arguments: list[str], message: str, capsys: pytes
         ("{", "comparison.json is not JSON"),
         ('{"metric": 1}', "comparison.json has no study, question, protocols"),
         ("[]", "has no"),
+        ('{"study": "demo", "question": "?", "protocols": ["random"]}', "has no protocols"),
+        (
+            '{"study": "demo", "question": "?", "protocols": {"random": {"metric": "auc"}}}',
+            "has no baseline, margin, arms",
+        ),
     ],
 )
 def test_broken_comparisons(study: Path, content: str, message: str, capsys: pytest.CaptureFixture) -> None:

@@ -48,7 +48,7 @@ def _answer(folder: Path, studies: Path, study: str) -> dict[str, Any]:
     """The comparison of a study in the store, or the committed one, or none where there is a sweep."""
     if (folder / "comparison.json").exists():
         answer = _read(folder / "comparison.json", "study", "question", "protocols")
-        if not answer["protocols"]:
+        if not isinstance(answer["protocols"], dict) or not answer["protocols"]:
             raise UserError(f"{folder / 'comparison.json'} has no protocols; factorlm compare writes it again")
         for comparison in answer["protocols"].values():
             _require(comparison, folder / "comparison.json", *PROTOCOL)

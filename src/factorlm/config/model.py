@@ -82,10 +82,11 @@ def trained_model(config: DictConfig, prepared: Prepared, folder: Path) -> Recom
     Raises:
         UserError: the checkpoint is missing, or of another model.
     """
-    baseline: Baseline | None = None if config.baseline is None else make(config.baseline)
-    if isinstance(baseline, Stack):
-        _Builder(config, prepared).join(baseline)
-    model = baseline if isinstance(baseline, Stack) else make_model(config, prepared)
+    model = None if config.baseline is None else make(config.baseline)
+    if isinstance(model, Stack):
+        _Builder(config, prepared).join(model)
+    else:
+        model = make_model(config, prepared)
     if isinstance(model, Stack) or not isinstance(model, Baseline):
         load_checkpoint(model, folder / "checkpoint")
     return model.eval()
@@ -258,15 +259,10 @@ class _Builder:
             stack.models.append(trained_model(config, self.prepared, folder))
 
     def _validated(self, models: Sequence[Scorer]) -> Validated:
-        """What models say of the rows of validation."""
+        """What K models say of the rows of validation."""
         task = row_task(self.prepared, "valid", self.config.history)
-        scores = torch.empty(len(task), len(models))
-        with torch.no_grad():
-            for column, model in enumerate(models):
-                catalogue = model.catalogue(task.contexts, task.items)
-                for batch in task.batches(self.config.eval_batch_size):
-                    scores[batch.rows, column] = catalogue.pairs(batch.places, batch.items).float()
-        return Validated(scores, task.labels)
+        scores = [task.scored(model, self.config.eval_batch_size) for model in models]
+        return Validated(torch.stack(scores, 1), task.labels)
 
     def _asked_rows(self) -> PromptedRows:
         rows = torch.from_numpy(few_shots(self.prepared.split.labels["train"], self.config.shots, self.config.seed))

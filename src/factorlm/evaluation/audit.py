@@ -234,7 +234,7 @@ def order(run: Audited) -> Finding:
         mixed = replace(
             task, places=task.places[places], item_places=task.item_places[places], labels=task.labels[places]
         )
-        differ = _scored(run.scorer, task, len(task))[places] != _scored(run.scorer, mixed, 37)
+        differ = task.scored(run.scorer, len(task))[places] != mixed.scored(run.scorer, 37)
         what = "rows change when rows are shuffled and scored in batches of 37"
     number = int(differ.sum())
     return Finding(
@@ -412,10 +412,3 @@ def _ranked(evaluator: RankingEvaluator, scorer: Scorer, task: RankingTask, size
         scores = batch_scores(catalogue, batch)
         metrics.update(batch.queries, batch.users, scores, batch.rows, batch.columns, batch.grades)
     return metrics.per_user()[1]
-
-
-def _scored(scorer: Scorer, task: RowTask, size: int) -> Tensor:
-    catalogue, scores = scorer.catalogue(task.contexts, task.items), torch.empty(len(task))
-    for batch in task.batches(size):
-        scores[batch.rows] = catalogue.pairs(batch.places, batch.items).float()
-    return scores

@@ -60,6 +60,14 @@ class RowTask:
             rows = order[start : start + size]
             yield RowBatch(rows, self.places[rows], self.item_places[rows], self.labels[rows])
 
+    @torch.no_grad()
+    def scored(self, scorer: Scorer, batch_size: int) -> Tensor:
+        """Scores [n] of all rows, in their order."""
+        catalogue, scores = scorer.catalogue(self.contexts, self.items), torch.empty(len(self))
+        for batch in self.batches(batch_size):
+            scores[batch.rows] = catalogue.pairs(batch.places, batch.items).float()
+        return scores
+
 
 def row_task(prepared: Prepared, part: str, history: History = "train") -> RowTask:
     """The labelled rows of a part.
