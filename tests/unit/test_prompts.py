@@ -9,10 +9,11 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from sklearn.linear_model import LogisticRegression
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from factorlm.backbones.adapter import Lora
 from factorlm.backbones.encoder import TextEncoder
-from factorlm.backbones.prompt_states import PromptStates, key_of
+from factorlm.backbones.prompt_states import NoStates, PromptStates, key_of
 from factorlm.backbones.prompting import Prompt, PromptScorer
 from factorlm.backbones.tiny import TinyBackbone
 from factorlm.config.build import cache_dir, make_data
@@ -178,23 +179,48 @@ def test_what_is_shared_is_read_once_and_what_is_stored_never_again(tmp_path: Pa
     prompts = asked(model)
     forwards.clear()
     first = scores(model, prompts)
-    parts = [len(model.writer.instruction)]
-    for history in dict.fromkeys(prompt.history for prompt in prompts):
-        parts += [len(history), *(len(prompt.target) for prompt in prompts if prompt.history == history)]
-    assert forwards == parts
+    histories = {prompt.history for prompt in prompts}
+    assert len(histories) == 4
+    passes = [max(16, len(model.writer.instruction)), sum(map(len, histories)), sum(len(p.target) for p in prompts)]
+    assert forwards == passes
     forwards.clear()
     assert torch.equal(scores(scorer(tmp_path), prompts), first)
     assert len(forwards) == 1  # the padded batch of the check at loading
     model.adapt(Lora(rank=2, alpha=4, num_layers=1, targets=["q_proj"]))
     forwards.clear()
     model.padded(prompts).sum().backward()
-    assert len(forwards) == len(parts) + 1
+    assert len(forwards) == len(passes) + 1
     assert {name.rpartition(".lora_")[1] for name, value in model.named_parameters() if value.grad is not None} == {
         ".lora_"
     }
     forwards.clear()
     model.padded(prompts[::-1])
     assert len(forwards) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "attention"),
+    [
+        ("qwen3", {"head_dim": 8, "intermediate_size": 32, "num_key_value_heads": 1}, "sdpa"),
+        ("gemma2", {"head_dim": 8, "intermediate_size": 32, "num_key_value_heads": 1}, "eager"),
+        ("gpt2", {}, "sdpa"),
+        ("falcon", {}, None),  # it attends by code of its own
+    ],
+)
+def test_architectures(tmp_path: Path, kind: str, sizes: dict[str, int], attention: str | None) -> None:
+    tokenizer = TINY.load_causal(tmp_path)[1]
+    common = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **common, **sizes, pad_token_id=0))
+    if attention is None:
+        with pytest.raises(UserError, match="FalconForCausalLM is not supported: its attention cannot be replaced"):
+            PromptScorer(model.eval(), tokenizer, template(), ITEMS, lambda layer: NoStates())
+        return
+    assert model.config._attn_implementation == attention
+    asker = PromptScorer(model.eval(), tokenizer, template(), ITEMS, lambda layer: NoStates())
+    prompts = asked(asker)
+    torch.testing.assert_close(scores(asker, prompts), asker(asker.padded(prompts)).detach(), atol=1e-5, rtol=1e-5)
+    assert model.config._attn_implementation == attention
 
 
 def test_a_store_survives_a_kill_and_is_shared(tmp_path: Path) -> None:

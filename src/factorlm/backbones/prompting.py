@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from factorlm.backbones.encoder import TextEncoder
+from factorlm.backbones.packing import Piece, Tokens, packed, passes
 from factorlm.backbones.prompt_states import Key, StateStore, key_of
 from factorlm.data.prompts import VECTORS
 from factorlm.errors import UserError
@@ -28,9 +30,7 @@ if TYPE_CHECKING:
     from factorlm.backbones.adapter import Adapter
     from factorlm.data.prompts import PromptTemplate
 
-Tokens = tuple[int, ...]
-Inputs = Mapping[str, Any]  # arguments of the model
-Forward = Callable[[Inputs, Key], Tensor]  # and the key of what they are
+Forward = Callable[[Mapping[str, Any], list[Key]], Tensor]  # states [T, H] of a pass: its arguments, keys of its pieces
 
 
 class CausalSource(Protocol):
@@ -46,7 +46,7 @@ class CausalSource(Protocol):
 
 
 class Prompt(NamedTuple):
-    """The tokens of a prompt after its instruction: of the history, and of target and question."""
+    """The tokens of a prompt after its instruction: up to where questions begin to differ, and from there on."""
 
     history: Tokens
     target: Tokens
@@ -80,12 +80,14 @@ class PromptWriter:
         self.reads_disliked = template.disliked is not None
         self._liked = _tokens(tokenizer, liked)
         self._disliked = _tokens(tokenizer, disliked) if disliked else []
-        self._targets = [(*target, *after) for target in _tokens_with_vectors(tokenizer, targets)]
+        questions = [(*target, *after) for target in _tokens_with_vectors(tokenizer, targets)]
+        self._asked = _common(questions)
+        self._targets = [question[len(self._asked) :] for question in questions]
         history = min(template.max_history_tokens, sum(map(len, self._liked + self._disliked)))
         history = max(len(self._nothing), history)
         if self.reads_disliked:
             history += len(self._nothing) + len(self._between)
-        longest = len(self.instruction) + history + max(map(len, self._targets))
+        longest = len(self.instruction) + history + max(map(len, questions))
         if longest > max_tokens:
             raise UserError(
                 f"prompt.max_history_tokens={template.max_history_tokens}: a prompt would have up to {longest} tokens, "
@@ -108,9 +110,9 @@ class PromptWriter:
         for place in self._places(history, liked):
             lists[liked is None or liked[place]] += self._item(history, liked, place)
         if not self.reads_disliked:
-            return Prompt(tuple(lists[True]) or self._nothing, self._targets[target])
-        one, two = (tuple(lists[label]) or self._nothing for label in (True, False))
-        return Prompt((*one, *self._between, *two), self._targets[target])
+            return Prompt((*(lists[True] or self._nothing), *self._asked), self._targets[target])
+        one, two = (lists[label] or self._nothing for label in (True, False))
+        return Prompt((*one, *self._between, *two, *self._asked), self._targets[target])
 
     def _places(self, history: Sequence[int], liked: Sequence[bool] | None) -> list[int]:
         """Places in a history of what is written."""
@@ -137,8 +139,8 @@ class PromptScorer(nn.Module):
         states: opens the store of what enters a layer; of the number of layers, of last tokens after all of them.
 
     Raises:
-        UserError: the answers cannot be told apart by their first token, or the model does more than attend and
-            multiply by its head.
+        UserError: the answers cannot be told apart by their first token, the model does more than attend and multiply
+            by its head, or its attention cannot be replaced.
     """
 
     positive: Tensor
@@ -236,15 +238,17 @@ class PromptScorer(nn.Module):
         They equal `padded` but for rounding, and do not depend, to the last bit, on what is read together.
         """
         if self._frozen:
-            found = self._known(prompts, lambda inputs, *_: self.encoder.states(inputs)[0, -1:], only_last=True)
+            found = self._known(prompts, lambda inputs, *_: self.encoder.states(inputs)[0], only_last=True)
         else:
             parts = self._entering(prompts)
 
-            def resumed(inputs: Inputs, key: Key) -> Tensor:
-                hidden = self._loaded(parts[key]).unsqueeze(0)
-                return self.encoder.states(inputs, hidden, self._layer)[0, -1:]
+            def resumed(inputs: Mapping[str, Any], keys: list[Key]) -> Tensor:
+                hidden = self._loaded(torch.cat([parts[key] for key in keys]))
+                missing = inputs["input_ids"].shape[1] - len(hidden)
+                hidden = nn.functional.pad(hidden, (0, 0, 0, missing)).unsqueeze(0)
+                return self.encoder.states(inputs, hidden, self._layer)[0]
 
-            found = dict(self._read(prompts, resumed))
+            found = {key: states[-1:] for key, states in self._read(prompts, resumed)}
         return torch.cat([found[self._keys(prompt)[-1]].to(self.positive.device) for prompt in prompts])
 
     def _loaded(self, states: Tensor) -> Tensor:
@@ -273,7 +277,7 @@ class PromptScorer(nn.Module):
         fresh = dict(self._read(missing, compute)) if missing else {}
         if only_last:
             last = {self._keys(prompt)[-1] for prompt in missing}
-            fresh = {key: value for key, value in fresh.items() if key in last}
+            fresh = {key: value[-1:] for key, value in fresh.items() if key in last}
         self._states.add(fresh)
         return found | fresh
 
@@ -284,57 +288,44 @@ class PromptScorer(nn.Module):
         return [key_of(whole[:one], 0), key_of(whole[:two], one), key_of(whole, two)]
 
     def _read(self, prompts: Sequence[Prompt], forward: Forward) -> Iterator[tuple[Key, Tensor]]:
-        """Run the model over instruction, histories and targets, each after the keys and values of what it follows."""
-        from transformers import DynamicCache
-
-        groups: dict[Tokens, dict[Tokens, None]] = {}
+        """States [t, H] of instruction, histories and targets, each read once after what it follows."""
+        targets: dict[Tokens, dict[Tokens, None]] = {}
         for prompt in prompts:
-            groups.setdefault(prompt.history, {})[prompt.target] = None
-        cache, device, dtype = DynamicCache(), self.positive.device, self.encoder.model.dtype
-        length = 0
+            targets.setdefault(prompt.history, {})[prompt.target] = None
+        instruction = Piece(self.writer.instruction, keep=True)
+        yield from self._pass([instruction], forward)
+        for histories in passes([instruction.then(history, keep=True) for history in targets]):
+            yield from self._pass(histories, forward)
+            for pieces in passes([history.then(target) for history in histories for target in targets[history.tokens]]):
+                yield from self._pass(pieces, forward)
 
-        def read(before: Tokens, part: Tokens) -> tuple[Key, Tensor]:
-            nonlocal length
-            start, whole = len(before), (*before, *part)
-            cache.crop(start - length)
-            length = len(whole)
-            ahead = torch.ones(len(part), len(whole), dtype=torch.bool).triu(start + 1)
-            mask = torch.zeros(ahead.shape, dtype=dtype).masked_fill(ahead, torch.finfo(dtype).min)
-            key = key_of(whole, start)
-            inputs = {
-                "input_ids": torch.tensor([part], device=device),
-                "attention_mask": mask.view(1, 1, *mask.shape).to(device),
-                "position_ids": torch.arange(start, len(whole), device=device).unsqueeze(0),
-                "past_key_values": cache,
-                "use_cache": True,
-            }
-            return key, forward(inputs, key)
-
-        instruction = self.writer.instruction
-        yield read((), instruction)
-        for history, targets in groups.items():
-            yield read(instruction, history)
-            for target in targets:
-                yield read((*instruction, *history), target)
+    def _pass(self, pieces: Sequence[Piece], forward: Forward) -> Iterator[tuple[Key, Tensor]]:
+        """States [t, H] of pieces that are read together."""
+        keys = [key_of(piece.whole, len(piece.before)) for piece in pieces]
+        with packed(self.encoder.model, pieces) as inputs:
+            states = forward(inputs, keys)
+        lengths = [len(piece.tokens) for piece in pieces]
+        return zip(keys, states[: sum(lengths)].split(lengths), strict=True)
 
     @torch.no_grad()
     def _require_plain(self, model: PreTrainedModel, yes: list[int], no: list[int]) -> None:
         """Compare with the model's own logits, prompt by prompt and packed.
 
         Raises:
-            UserError: they differ.
+            UserError: they differ, or the model does not attend by transformers' ``AttentionInterface``.
         """
         tolerance = 3 * torch.finfo(model.dtype).eps ** 0.5
         first, second = self.writer.prompt([], 0), self.writer.prompt([0], 0)
         prompts = [first, second, first]
         logits = [model(torch.tensor([ids])).logits[0, -1].float() for ids in self.tokens(prompts)]
         own = torch.stack([row[yes].logsumexp(0) - row[no].logsumexp(0) for row in logits])
-        for states in (self.padded(prompts), self.shared(prompts)):
-            if not torch.allclose(self(states), own, atol=tolerance, rtol=tolerance):
-                raise UserError(
-                    f"prompt on {type(model).__name__} is not supported: it does more than attend where a mask lets it "
-                    "and multiply by its head"
-                )
+        refused = f"prompt on {type(model).__name__} is not supported"
+        try:
+            found = [self(states) for states in (self.padded(prompts), self.shared(prompts))]
+        except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+            raise UserError(f"{refused}: its attention cannot be replaced ({error})") from error
+        if not all(torch.allclose(scores, own, atol=tolerance, rtol=tolerance) for scores in found):
+            raise UserError(f"{refused}: it does more than attend where a mask lets it and multiply by its head")
 
 
 def scorer_in(model: nn.Module) -> PromptScorer | None:
@@ -370,6 +361,13 @@ def _tokens_with_vectors(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str
         tuple(token for piece in text for token in ((marks[piece],) if piece in marks else next(left)))
         for text in pieces
     ]
+
+
+def _common(questions: Sequence[Tokens]) -> Tokens:
+    """What all begin with: words, not vectors, and of the shortest not all."""
+    places = zip(*(question[:-1] for question in questions), strict=False)
+    same = takewhile(lambda tokens: tokens[0] >= 0 and len(set(tokens)) == 1, places)
+    return tuple(tokens[0] for tokens in same)
 
 
 def _answers(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> tuple[list[int], list[int]]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from factorlm.backbones.packing import Tokens
 from factorlm.backbones.prompt_states import NoStates
-from factorlm.backbones.prompting import Prompt, PromptScorer, Tokens
+from factorlm.backbones.prompting import Prompt, PromptScorer
 from factorlm.data.prompts import VECTORS
 from factorlm.scoring import Contexts
 

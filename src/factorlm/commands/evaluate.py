@@ -104,13 +104,13 @@ def evaluate_apart(folder: Path, cache: str, test: str) -> dict[str, Any]:
     """Score a run on test rows that it never saw, and return the metrics.
 
     ``test`` is a file like those of ``split=fixed``, or of examples for ``split=example_users``. Users and items
-    unknown to training count as such; valid rows stay valid but for those that are also in the file. Metrics and tables
-    are kept in the run's folder, under ``apart`` and the checksum of the file.
+    unknown to training count as such; the other rows stay valid, and the threshold of F1 is the run's. Metrics and
+    tables are kept in the run's folder, under ``apart`` and the checksum of the file.
 
     Raises:
         UserError: the run's split does not fix the training rows, or the file is not like the split's own.
     """
-    config, _, known = _read(folder, cache)
+    config, record, known = _read(folder, cache)
     if "apart" in config.split:
         config.split.apart = test
     elif str(config.split["_target_"]).endswith("rules.Fixed") and config.split.train is not None:
@@ -126,7 +126,8 @@ def evaluate_apart(folder: Path, cache: str, test: str) -> dict[str, Any]:
     prepared = load_prepared(prepare(*make_data(config), cache_dir(config))[0])
     if _training(prepared) != _training(known):
         raise UserError(f"fixed.test={test} changes the training rows of {folder}: it must list none of them")
-    evaluation = make_evaluator(config, prepared).evaluate(trained_model(config, prepared, folder), "test")
+    evaluator = make_evaluator(config, prepared, record["metrics"].get("valid/threshold"))
+    evaluation = evaluator.evaluate(trained_model(config, prepared, folder), "test")
     target = folder / "apart" / checksum(test)[:16]
     target.mkdir(parents=True, exist_ok=True)
     write_evaluation(evaluation, target)

@@ -24,8 +24,8 @@ def selection_metric(config: DictConfig) -> str:
     return f"valid/{config.selection}{make(config.candidates).suffix}"
 
 
-def make_evaluator(config: DictConfig, prepared: Prepared) -> Evaluator:
-    """The evaluation of a config.
+def make_evaluator(config: DictConfig, prepared: Prepared, threshold: float | None = None) -> Evaluator:
+    """The evaluation of a config; labelled rows of test take a ``threshold`` that is known, or find it on valid.
 
     Raises:
         UserError: task, metrics, objective, candidates and selection do not go together, or the data do not fit them.
@@ -41,7 +41,7 @@ def make_evaluator(config: DictConfig, prepared: Prepared) -> Evaluator:
     elif config.task == "pointwise" and isinstance(metrics, PointwiseMetrics):
         if not isinstance(candidates, Full):
             raise UserError("task=pointwise scores labelled rows and ranks no candidates: set candidates=full")
-        evaluator = PointwiseEvaluator(prepared, metrics, config.eval_batch_size, config.history)
+        evaluator = PointwiseEvaluator(prepared, metrics, config.eval_batch_size, config.history, threshold)
     if evaluator is None:
         raise UserError(f"task={config.task} does not go with {type(metrics).__name__}: set metrics={config.task}")
     objective = make(config.objective)

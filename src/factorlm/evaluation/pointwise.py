@@ -105,12 +105,14 @@ class PointwiseEvaluator:
         metrics: their names and definitions.
         batch_size: rows scored at once.
         history: which rows of a user a model may read.
+        threshold: of precision, recall, F1 and accuracy on test; None: the one of the best F1 on valid.
     """
 
     prepared: Prepared
     metrics: PointwiseMetrics
     batch_size: int
     history: History = "train"
+    threshold: float | None = None
 
     @property
     def names(self) -> list[str]:
@@ -142,8 +144,10 @@ class PointwiseEvaluator:
 
     @torch.no_grad()
     def evaluate(self, scorer: Scorer, part: str) -> Evaluation:
-        """All pointwise metrics of a scorer on a part; for test, the threshold is the one of the best F1 on valid."""
-        threshold = None if part == "valid" else self._scored(scorer, "valid", None).details().threshold
+        """All pointwise metrics of a scorer on a part."""
+        threshold = None if part == "valid" else self.threshold
+        if part != "valid" and threshold is None:
+            threshold = self._scored(scorer, "valid", None).details().threshold
         metrics = self._scored(scorer, part, threshold)
         found, (rows, users, labels, scores) = metrics.details(), metrics.rows()
         split, frames = self.prepared.split, self.prepared.frames

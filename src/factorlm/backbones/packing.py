@@ -1,0 +1,121 @@
+"""Several pieces of text in one forward pass, each attending to itself and to what was read before it, without padding.
+
+All of a transformer but its attention works token by token, so one pass over the tokens of all pieces gives each the
+states it would have alone. Shapes: T tokens of a pass, t of a piece, P before it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Tokens = tuple[int, ...]
+
+NAME = "factorlm_packed"
+FEWEST = 16  # tokens of a pass: with fewer rows a matrix product rounds otherwise
+
+
+@dataclass
+class Piece:
+    """Tokens [t] to read after P others.
+
+    Attributes:
+        tokens: of this piece.
+        before: all P tokens that it follows.
+        past: their keys and values [1, heads, P, size] by layer, as a pass found them.
+        keep: whether other pieces will follow this one.
+        found: keys and values [1, heads, P + t, size] by layer, once a piece that is kept was read.
+    """
+
+    tokens: Tokens
+    before: Tokens = ()
+    past: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    keep: bool = False
+    found: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def then(self, tokens: Tokens, *, keep: bool = False) -> Piece:
+        """A piece that follows this one, which was read."""
+        return Piece(tokens, self.whole, self.found, keep)
+
+    @property
+    def whole(self) -> Tokens:
+        """All P + t tokens."""
+        return (*self.before, *self.tokens)
+
+
+def passes(pieces: Sequence[Piece], max_tokens: int = 512) -> Iterator[list[Piece]]:
+    """Yield the pieces of each pass, in their order; one that is longer has its own."""
+    chosen: list[Piece] = []
+    for piece in pieces:
+        if chosen and sum(len(other.tokens) for other in chosen) + len(piece.tokens) > max_tokens:
+            yield chosen
+            chosen = []
+        chosen.append(piece)
+    if chosen:
+        yield chosen
+
+
+@contextmanager
+def packed(model: PreTrainedModel, pieces: Sequence[Piece]) -> Iterator[Mapping[str, Any]]:
+    """Arguments of a pass [1, T] over pieces, during which attention is theirs; further tokens bring T to 16.
+
+    The model must attend by transformers' ``AttentionInterface``.
+    """
+    from transformers import AttentionInterface
+
+    missing = FEWEST - sum(len(piece.tokens) for piece in pieces)
+    pieces = [*pieces, *([Piece((0,) * missing)] if missing > 0 else [])]
+    masks = [_mask(len(piece.before), len(piece.tokens)).to(model.device, model.dtype) for piece in pieces]
+    own = model.config._attn_implementation
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **options: Any
+    ) -> tuple[Tensor, None]:
+        within = _attention(module, own)
+        layer, start, results = int(module.layer_idx), 0, []  # type: ignore[arg-type]
+        for piece, mask in zip(pieces, masks, strict=True):
+            place = slice(start, start := start + len(piece.tokens))
+            keys, values = key[:, :, place], value[:, :, place]
+            if piece.past:
+                keys, values = (torch.cat(pair, 2) for pair in zip(piece.past[layer], (keys, values), strict=True))
+            if piece.keep:
+                piece.found[layer] = keys, values
+            results.append(within(module, query[:, :, place], keys, values, mask, **options)[0])
+        return torch.cat(results, 1), None
+
+    AttentionInterface.register(NAME, attend)
+    model.config._attn_implementation = NAME
+    try:
+        yield {
+            "input_ids": torch.tensor([[token for piece in pieces for token in piece.tokens]], device=model.device),
+            "attention_mask": masks[0],  # of four dimensions, so that the model makes none
+            "position_ids": torch.tensor(
+                [[place for piece in pieces for place in range(len(piece.before), len(piece.whole))]],
+                device=model.device,
+            ),
+            "use_cache": False,
+        }
+    finally:
+        model.config._attn_implementation = own
+
+
+def _attention(module: nn.Module, name: str) -> Any:
+    """The attention of a model that is set to ``name``."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return sys.modules[type(module).__module__].eager_attention_forward if name == "eager" else sdpa_attention_forward
+
+
+def _mask(before: int, tokens: int) -> Tensor:
+    """What is added to attention [1, 1, t, P + t]."""
+    ahead = torch.ones(tokens, before + tokens, dtype=torch.bool).triu(before + 1)
+    return torch.zeros(1, 1, *ahead.shape).masked_fill(ahead, torch.finfo(torch.float32).min)
