@@ -2,12 +2,12 @@
 
     .venv/bin/python scripts/benchmarks/startup.py [--peers FOLDER]
 
-Ours is ``factorlm train dataset=ml100k tracking=none``; a first run that is not measured fetches, prepares and compiles
-what later runs find on disk. With ``--peers`` RecBole 1.2.1 trains its FM on the interactions of the same data, of
-which it brings a copy, in an environment under FOLDER that is made on the first use (1 GB, minutes). The clock stops as
-the loss of the first batch is asked for. Processes take turns, one thread each. ``startup/recbole`` is the median over
-rounds of RecBole's wall time over ours, ``startup/recbole_cpu`` the same of CPU time, which a busy machine disturbs
-less.
+``ours`` is ``factorlm train dataset=ml100k tracking=none``, and ``lora`` the same with ``backbone=smollm2_135m`` and
+``adapter=lora``; a first run of each that is not measured fetches, prepares, compiles and stores what later runs find
+on disk. With ``--peers`` RecBole 1.2.1 trains its FM on the interactions of the same data, of which it brings a copy,
+in an environment under FOLDER that is made on the first use (1 GB, minutes). The clock stops as the loss of the first
+batch is asked for. Processes take turns, one thread each. ``startup/recbole`` is the median over rounds of RecBole's
+wall time over ours, ``startup/recbole_cpu`` the same of CPU time, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def stop(*arguments, **options):
     os.write(channel, str(time.process_time()).encode())
     os._exit(0)
 """
+OVERRIDES = {"ours": [], "lora": ["backbone=smollm2_135m", "adapter=lora"]}
 CODE = {
     "ours": """
 from importlib.machinery import PathFinder
@@ -52,7 +53,7 @@ class Stopping:  # changes the module as it is imported: to import it beforehand
 sys.meta_path.insert(0, Stopping())
 from factorlm.cli import main
 
-main(["train", "dataset=ml100k", "tracking=none", "run.root=."])
+main(["train", "dataset=ml100k", "tracking=none", "run.root=.", *overrides])
 """,
     "recbole": """
 sys.path.append(benchmarks)
@@ -80,7 +81,8 @@ def start(arm: str, python: Path) -> dict[str, float]:
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     receive, send = os.pipe()
     benchmarks = str(Path(__file__).resolve().parent)
-    code = f"channel, benchmarks = {send}, {benchmarks!r}{STOP}{CODE[arm]}"
+    given = f"channel, benchmarks, overrides = {send}, {benchmarks!r}, {OVERRIDES.get(arm)}"
+    code = given + STOP + CODE.get(arm, CODE["ours"])
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -104,7 +106,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="accepted for uniformity: JSON is all that is printed")
     options = parser.parse_args()
-    pythons = {"ours": Path(sys.executable)}
+    pythons = dict.fromkeys(OVERRIDES, Path(sys.executable))
     if options.peers:
         pythons["recbole"] = environment(options.peers, "recbole")
     rounds = [{arm: start(arm, python) for arm, python in pythons.items()} for _ in range(options.rounds + 1)][1:]

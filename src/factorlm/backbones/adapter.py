@@ -6,8 +6,10 @@ An untrained adapter changes nothing; a trained one is saved by itself, and `mer
 from __future__ import annotations
 
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +67,12 @@ class Adapter(ABC):
             UserError: a target is no linear map of the top layers.
             RuntimeError: the encoder carries an adapter already.
         """
-        from peft import inject_adapter_in_model
+        with _quick_peft(encoder.model):
+            from peft import inject_adapter_in_model
 
-        if adapter_names(encoder):
-            raise RuntimeError("this encoder carries an adapter already")
-        inject_adapter_in_model(self._config(encoder), encoder.model)
+            if adapter_names(encoder):
+                raise RuntimeError("this encoder carries an adapter already")
+            inject_adapter_in_model(self._config(encoder), encoder.model)
         for value in encoder.model.parameters():
             if value.requires_grad:
                 value.data = value.data.float()
@@ -166,6 +169,23 @@ class Ia3(Adapter):
             feedforward_modules=[name for name in names if any(_is(paths[name], last) for last in FEEDFORWARD)],
             fan_in_fan_out=_transposed(encoder),
         )
+
+
+@contextmanager
+def _quick_peft(model: nn.Module) -> Iterator[None]:
+    """Hide bitsandbytes, whose import takes peft more than a second, from a model that has no need of it."""
+    if "bitsandbytes" in sys.modules or getattr(model, "hf_quantizer", None) is not None:
+        yield
+        return
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["bitsandbytes"]
+        from peft.import_utils import is_bnb_4bit_available, is_bnb_available
+
+        is_bnb_available.cache_clear()
+        is_bnb_4bit_available.cache_clear()
 
 
 def adapter_names(model: nn.Module) -> list[str]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from factorlm.baselines.base import Baseline, TrainingData
@@ -41,6 +40,8 @@ class Stack(Baseline):
 
     def fit(self, data: TrainingData) -> None:
         """Weigh the models by what they say of rows that none has seen."""
+        from scipy.optimize import minimize  # a tenth of a second at every start
+
         assert data.validated is not None
         values, positive = data.validated.scores.double().numpy(), data.validated.labels.double().numpy()
         mean, deviation = values.mean(0), np.maximum(values.std(0), 1e-6)

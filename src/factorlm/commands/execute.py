@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+import xxhash
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
@@ -261,7 +261,7 @@ def _adapter_names(config: DictConfig, model: nn.Module) -> list[str]:
 def _frozen_digests(model: nn.Module) -> dict[str, str]:
     """Hash of each frozen weight that is whole in this process."""
     return {
-        name: hashlib.sha256(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+        name: xxhash.xxh3_128_hexdigest(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
         for name, value in model.named_parameters()
         if not value.requires_grad and not divided(value)
     }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from factorlm.backbones.prompting import PromptScorer
@@ -144,6 +143,8 @@ def platt(scores: Tensor, labels: Tensor, scale: float | None = None) -> tuple[f
         labels: [n], 0 or 1.
         scale: a, where only b is fitted.
     """
+    from scipy.optimize import minimize  # a tenth of a second at every start
+
     values, positive = scores.double().cpu().numpy(), labels.cpu().numpy() > 0
     mean, deviation = values.mean(), max(values.std(), 1e-6)
     standard = (values - mean) / deviation
