@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from factorlm.backbones.adapter import Lora
 from factorlm.backbones.encoder import TextEncoder
-from factorlm.backbones.prompt_states import NoStates, PromptStates, key_of
-from factorlm.backbones.prompting import Prompt, PromptScorer
+from factorlm.backbones.packing import Piece
+from factorlm.backbones.prompt_states import Key, NoStates, PromptStates, key_of
+from factorlm.backbones.prompting import Forward, Prompt, PromptScorer
 from factorlm.backbones.tiny import TinyBackbone
 from factorlm.config.build import cache_dir, make_data
 from factorlm.data.prepared import load_prepared, prepare
@@ -196,6 +199,25 @@ def test_what_is_shared_is_read_once_and_what_is_stored_never_again(tmp_path: Pa
     forwards.clear()
     model.padded(prompts[::-1])
     assert len(forwards) == 1
+
+
+def test_keys_and_values_of_a_history_are_held_only_while_its_targets_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, real = scorer(tmp_path), PromptScorer._pass
+    made: list[weakref.ref[Piece]] = []
+    alive: list[int] = []
+
+    def counted(self: PromptScorer, pieces: list[Piece], forward: Forward) -> Iterator[tuple[Key, torch.Tensor]]:
+        made.extend(weakref.ref(piece) for piece in pieces if piece.keep)
+        alive.append(sum(piece() is not None for piece in made))
+        return real(self, pieces, forward)
+
+    monkeypatch.setattr(PromptScorer, "_pass", counted)
+    scores(model, [model.writer.prompt(list(history), 5) for history in permutations(range(8), 2)])
+    assert len(made) == 1 + 56
+    assert len(alive) > 6
+    assert max(alive) < 40
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ states it would have alone. Shapes: T tokens of a pass, t of a piece, P before i
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -52,8 +52,8 @@ class Piece:
         return (*self.before, *self.tokens)
 
 
-def passes(pieces: Sequence[Piece], max_tokens: int = 512) -> Iterator[list[Piece]]:
-    """Yield the pieces of each pass, in their order; one that is longer has its own."""
+def passes(pieces: Iterable[Piece], max_tokens: int = 512) -> Iterator[list[Piece]]:
+    """Yield the pieces of each pass, in their order; one that is longer has its own. None is held after its pass."""
     chosen: list[Piece] = []
     for piece in pieces:
         if chosen and sum(len(other.tokens) for other in chosen) + len(piece.tokens) > max_tokens:

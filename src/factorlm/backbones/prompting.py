@@ -294,9 +294,9 @@ class PromptScorer(nn.Module):
             targets.setdefault(prompt.history, {})[prompt.target] = None
         instruction = Piece(self.writer.instruction, keep=True)
         yield from self._pass([instruction], forward)
-        for histories in passes([instruction.then(history, keep=True) for history in targets]):
+        for histories in passes(instruction.then(history, keep=True) for history in targets):
             yield from self._pass(histories, forward)
-            for pieces in passes([history.then(target) for history in histories for target in targets[history.tokens]]):
+            for pieces in passes(history.then(target) for history in histories for target in targets[history.tokens]):
                 yield from self._pass(pieces, forward)
 
     def _pass(self, pieces: Sequence[Piece], forward: Forward) -> Iterator[tuple[Key, Tensor]]:
