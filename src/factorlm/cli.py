@@ -80,7 +80,7 @@ Completion: eval "$(factorlm completion bash)"
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its status."""
-    gc.set_threshold(20_000, 20, 20)  # imports make much and no garbage: a sixth of the time until the first step
+    gc.set_threshold(20_000, 20, 20)  # imports leave no garbage: a sixth of the time until a first step
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with terminable():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Tokens = tuple[int, ...]
 
 NAME = "factorlm_packed"
-FEWEST = 16  # tokens of a pass: with fewer rows a matrix product rounds otherwise
+FEWEST = 16  # tokens of a pass: with fewer rows a float32 product on a CPU with AVX-512 rounds otherwise
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Piece:
 
 
 def passes(pieces: Iterable[Piece], max_tokens: int = 512) -> Iterator[list[Piece]]:
-    """Yield the pieces of each pass, in their order; one that is longer has its own. None is held after its pass."""
+    """Yield the pieces of each pass, in their order; one that is longer has its own."""
     chosen: list[Piece] = []
     for piece in pieces:
         if chosen and sum(len(other.tokens) for other in chosen) + len(piece.tokens) > max_tokens:
@@ -64,6 +65,18 @@ def passes(pieces: Iterable[Piece], max_tokens: int = 512) -> Iterator[list[Piec
         yield chosen
 
 
+@dataclass
+class _Pass:
+    """What runs: pieces, the attention that the model is set to, and masks [1, 1, t, P + t] by window."""
+
+    pieces: list[Piece]
+    attention: str
+    masks: dict[int | None, list[Tensor]] = field(default_factory=dict)
+
+
+_running: ContextVar[_Pass] = ContextVar("pass")
+
+
 @contextmanager
 def packed(model: PreTrainedModel, pieces: Sequence[Piece]) -> Iterator[Mapping[str, Any]]:
     """Arguments of a pass [1, T] over pieces, during which attention is theirs; further tokens bring T to 16.
@@ -72,50 +85,57 @@ def packed(model: PreTrainedModel, pieces: Sequence[Piece]) -> Iterator[Mapping[
     """
     from transformers import AttentionInterface
 
+    AttentionInterface.register(NAME, _attend)
     missing = FEWEST - sum(len(piece.tokens) for piece in pieces)
     pieces = [*pieces, *([Piece((0,) * missing)] if missing > 0 else [])]
-    masks = [_mask(len(piece.before), len(piece.tokens)).to(model.device, model.dtype) for piece in pieces]
     own = model.config._attn_implementation
-
-    def attend(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **options: Any
-    ) -> tuple[Tensor, None]:
-        within = _attention(module, own)
-        layer, start, results = int(module.layer_idx), 0, []  # type: ignore[arg-type]
-        for piece, mask in zip(pieces, masks, strict=True):
-            place = slice(start, start := start + len(piece.tokens))
-            keys, values = key[:, :, place], value[:, :, place]
-            if piece.past:
-                keys, values = (torch.cat(pair, 2) for pair in zip(piece.past[layer], (keys, values), strict=True))
-            if piece.keep:
-                piece.found[layer] = keys, values
-            results.append(within(module, query[:, :, place], keys, values, mask, **options)[0])
-        return torch.cat(results, 1), None
-
-    AttentionInterface.register(NAME, attend)
+    running = _running.set(_Pass(pieces, own))
     model.config._attn_implementation = NAME
     try:
         yield {
             "input_ids": torch.tensor([[token for piece in pieces for token in piece.tokens]], device=model.device),
-            "attention_mask": masks[0],  # of four dimensions, so that the model makes none
             "position_ids": torch.tensor(
                 [[place for piece in pieces for place in range(len(piece.before), len(piece.whole))]],
                 device=model.device,
             ),
+            "attention_mask": torch.zeros(
+                1, 1, 1, 1, device=model.device
+            ),  # not read; a model makes none of its own then
             "use_cache": False,
         }
     finally:
         model.config._attn_implementation = own
+        _running.reset(running)
 
 
-def _attention(module: nn.Module, name: str) -> Any:
-    """The attention of a model that is set to ``name``."""
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention of the running pass, piece by piece as the model attends: with its ``eager`` code, else by sdpa."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    return sys.modules[type(module).__module__].eager_attention_forward if name == "eager" else sdpa_attention_forward
+    now = _running.get()
+    eager = now.attention == "eager"
+    within = sys.modules[type(module).__module__].eager_attention_forward if eager else sdpa_attention_forward
+    window = options.get("sliding_window")
+    if window not in now.masks:
+        now.masks[window] = [_mask(piece, window).to(query.device, query.dtype) for piece in now.pieces]
+    layer, start, results = int(module.layer_idx), 0, []  # type: ignore[arg-type]
+    for piece, mask in zip(now.pieces, now.masks[window], strict=True):
+        place = slice(start, start := start + len(piece.tokens))
+        keys, values = key[:, :, place], value[:, :, place]
+        if piece.past:
+            keys, values = (torch.cat(pair, 2) for pair in zip(piece.past[layer], (keys, values), strict=True))
+        if piece.keep:
+            piece.found[layer] = keys, values
+        results.append(within(module, query[:, :, place], keys, values, mask, **options)[0])
+    return torch.cat(results, 1), None
 
 
-def _mask(before: int, tokens: int) -> Tensor:
-    """What is added to attention [1, 1, t, P + t]."""
-    ahead = torch.ones(tokens, before + tokens, dtype=torch.bool).triu(before + 1)
-    return torch.zeros(1, 1, *ahead.shape).masked_fill(ahead, torch.finfo(torch.float32).min)
+def _mask(piece: Piece, window: int | None) -> Tensor:
+    """What is added to attention [1, 1, t, P + t]: nothing to itself and the tokens before, in a window the latest."""
+    before, seen = len(piece.before), torch.ones(len(piece.tokens), len(piece.whole), dtype=torch.bool)
+    seen = seen.tril(before)
+    if window is not None:
+        seen = seen.triu(before - window + 1)
+    return torch.zeros(1, 1, *seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)

@@ -139,8 +139,8 @@ class PromptScorer(nn.Module):
         states: opens the store of what enters a layer; of the number of layers, of last tokens after all of them.
 
     Raises:
-        UserError: the answers cannot be told apart by their first token, the model does more than attend and multiply
-            by its head, or its attention cannot be replaced.
+        UserError: the answers cannot be told apart by their first token, or the model does not attend by transformers'
+            ``AttentionInterface``, or does more with its states than multiply them by its head.
     """
 
     positive: Tensor
@@ -248,7 +248,7 @@ class PromptScorer(nn.Module):
                 hidden = nn.functional.pad(hidden, (0, 0, 0, missing)).unsqueeze(0)
                 return self.encoder.states(inputs, hidden, self._layer)[0]
 
-            found = {key: states[-1:] for key, states in self._read(prompts, resumed)}
+            found = {key: states[-1:].clone() for key, states in self._read(prompts, resumed)}
         return torch.cat([found[self._keys(prompt)[-1]].to(self.positive.device) for prompt in prompts])
 
     def _loaded(self, states: Tensor) -> Tensor:
@@ -274,10 +274,12 @@ class PromptScorer(nn.Module):
             found |= {key: value for key, value in stored.items() if value is not None}
             if len(found | stored) > len(found):
                 missing.append(prompt)
-        fresh = dict(self._read(missing, compute)) if missing else {}
-        if only_last:
-            last = {self._keys(prompt)[-1] for prompt in missing}
-            fresh = {key: value[-1:] for key, value in fresh.items() if key in last}
+        last = {self._keys(prompt)[-1] for prompt in missing}
+        fresh = {
+            key: states[-1:].clone() if only_last else states
+            for key, states in self._read(missing, compute)
+            if key in last or not only_last
+        }
         self._states.add(fresh)
         return found | fresh
 
@@ -292,12 +294,16 @@ class PromptScorer(nn.Module):
         targets: dict[Tokens, dict[Tokens, None]] = {}
         for prompt in prompts:
             targets.setdefault(prompt.history, {})[prompt.target] = None
+        if not targets:
+            return
         instruction = Piece(self.writer.instruction, keep=True)
         yield from self._pass([instruction], forward)
         for histories in passes(instruction.then(history, keep=True) for history in targets):
             yield from self._pass(histories, forward)
             for pieces in passes(history.then(target) for history in histories for target in targets[history.tokens]):
                 yield from self._pass(pieces, forward)
+            for history in histories:
+                history.found.clear()
 
     def _pass(self, pieces: Sequence[Piece], forward: Forward) -> Iterator[tuple[Key, Tensor]]:
         """States [t, H] of pieces that are read together."""
@@ -309,23 +315,29 @@ class PromptScorer(nn.Module):
 
     @torch.no_grad()
     def _require_plain(self, model: PreTrainedModel, yes: list[int], no: list[int]) -> None:
-        """Compare with the model's own logits, prompt by prompt and packed.
+        """Compare with the model's own logits, prompt by prompt.
 
         Raises:
-            UserError: they differ, or the model does not attend by transformers' ``AttentionInterface``.
+            UserError: they differ.
         """
         tolerance = 3 * torch.finfo(model.dtype).eps ** 0.5
         first, second = self.writer.prompt([], 0), self.writer.prompt([0], 0)
         prompts = [first, second, first]
         logits = [model(torch.tensor([ids])).logits[0, -1].float() for ids in self.tokens(prompts)]
         own = torch.stack([row[yes].logsumexp(0) - row[no].logsumexp(0) for row in logits])
-        refused = f"prompt on {type(model).__name__} is not supported"
+        padded = self.padded(prompts)
+        refused = (
+            f"prompt on {type(model).__name__} is not supported: it does not attend by transformers' "
+            "AttentionInterface, or does more with its states than multiply them by its head"
+        )
         try:
-            found = [self(states) for states in (self.padded(prompts), self.shared(prompts))]
-        except (AttributeError, KeyError, RuntimeError, ValueError) as error:
-            raise UserError(f"{refused}: its attention cannot be replaced ({error})") from error
-        if not all(torch.allclose(scores, own, atol=tolerance, rtol=tolerance) for scores in found):
-            raise UserError(f"{refused}: it does more than attend where a mask lets it and multiply by its head")
+            shared = self.shared(prompts)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{refused} ({error})") from error
+        if not all(torch.allclose(self(states), own, atol=tolerance, rtol=tolerance) for states in (padded, shared)):
+            raise UserError(refused)
 
 
 def scorer_in(model: nn.Module) -> PromptScorer | None:

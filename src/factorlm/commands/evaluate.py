@@ -104,8 +104,9 @@ def evaluate_apart(folder: Path, cache: str, test: str) -> dict[str, Any]:
     """Score a run on test rows that it never saw, and return the metrics.
 
     ``test`` is a file like those of ``split=fixed``, or of examples for ``split=example_users``. Users and items
-    unknown to training count as such; the other rows stay valid, and the threshold of F1 is the run's. Metrics and
-    tables are kept in the run's folder, under ``apart`` and the checksum of the file.
+    unknown to training count as such. With ``split=fixed``, rows that neither the training file nor this one lists
+    count as valid, which ``history=earlier`` lets a model read. The threshold of F1 is the one that the run found.
+    Metrics and tables are kept in the run's folder, under ``apart`` and the checksum of the file.
 
     Raises:
         UserError: the run's split does not fix the training rows, or the file is not like the split's own.
@@ -126,7 +127,8 @@ def evaluate_apart(folder: Path, cache: str, test: str) -> dict[str, Any]:
     prepared = load_prepared(prepare(*make_data(config), cache_dir(config))[0])
     if _training(prepared) != _training(known):
         raise UserError(f"fixed.test={test} changes the training rows of {folder}: it must list none of them")
-    evaluator = make_evaluator(config, prepared, record["metrics"].get("valid/threshold"))
+    threshold = record["metrics"]["valid/threshold"] if config.task == "pointwise" else None
+    evaluator = make_evaluator(config, prepared, threshold)
     evaluation = evaluator.evaluate(trained_model(config, prepared, folder), "test")
     target = folder / "apart" / checksum(test)[:16]
     target.mkdir(parents=True, exist_ok=True)
