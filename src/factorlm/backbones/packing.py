@@ -56,10 +56,12 @@ class Piece:
 def passes(pieces: Iterable[Piece], max_tokens: int = 512) -> Iterator[list[Piece]]:
     """Yield the pieces of each pass, in their order; one that is longer has its own."""
     chosen: list[Piece] = []
+    size = 0
     for piece in pieces:
-        if chosen and sum(len(other.tokens) for other in chosen) + len(piece.tokens) > max_tokens:
+        size += len(piece.tokens)
+        if chosen and size > max_tokens:
             yield chosen
-            chosen = []
+            chosen, size = [], len(piece.tokens)
         chosen.append(piece)
     if chosen:
         yield chosen
@@ -98,9 +100,8 @@ def packed(model: PreTrainedModel, pieces: Sequence[Piece]) -> Iterator[Mapping[
                 [[place for piece in pieces for place in range(len(piece.before), len(piece.whole))]],
                 device=model.device,
             ),
-            "attention_mask": torch.zeros(
-                1, 1, 1, 1, device=model.device
-            ),  # not read; a model makes none of its own then
+            # not read; but with a mask of four dimensions a model makes none of its own
+            "attention_mask": torch.zeros(1, 1, 1, 1, device=model.device),
             "use_cache": False,
         }
     finally:

@@ -267,14 +267,14 @@ class PromptScorer(nn.Module):
     def _known(self, prompts: Sequence[Prompt], compute: Forward, *, only_last: bool) -> dict[Key, Tensor]:
         """States of the parts of prompts from the store, which gets what is missing; or of their last parts only."""
         found: dict[Key, Tensor] = {}
-        missing = []
+        missing, last = [], set()
         for prompt in prompts:
             keys = self._keys(prompt)
             stored = {key: self._states.get(key) for key in (keys[-1:] if only_last else keys) if key not in found}
             found |= {key: value for key, value in stored.items() if value is not None}
             if len(found | stored) > len(found):
                 missing.append(prompt)
-        last = {self._keys(prompt)[-1] for prompt in missing}
+                last.add(keys[-1])
         fresh = {
             key: states[-1:].clone() if only_last else states
             for key, states in self._read(missing, compute)
